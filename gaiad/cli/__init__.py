@@ -1,0 +1,1 @@
+"""gaiadctl: one file per group of subcommands."""

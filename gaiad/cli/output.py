@@ -1,0 +1,118 @@
+"""What `gaiadctl` prints: tables for people, JSON for programs, and the exit codes.
+
+Pure text but for the print at the end. Decides no colours and no terminal tricks except one line that progress
+rewrites in place.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from gaiad.errors import GaiadError, Refuse
+
+DONE, FAILED, USAGE, REFUSED, NO_DAEMON, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+@dataclass
+class Terminal:
+    """Where answers go, and in which form. `now` is wall-clock seconds, for ages."""
+
+    as_json: bool
+    now: float
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def show(self, answer: Mapping[str, object], text: str) -> int:
+        """Print the answer as JSON or as `text`; the exit code is DONE."""
+        print(json.dumps(answer, indent=2, ensure_ascii=False) if self.as_json else text, file=self.out)
+        return DONE
+
+    def refused(self, refusal: Refuse) -> int:
+        """Say that the daemon refused, and what to try."""
+        return self._problem(REFUSED, "refused", refusal.reason, refusal.hint)
+
+    def failed(self, error: GaiadError, code: int) -> int:
+        """Say what failed, and what to try."""
+        return self._problem(code, "gaiadctl", error.message, error.hint)
+
+    def _problem(self, code: int, who: str, message: str, hint: str) -> int:
+        if self.as_json:
+            print(json.dumps({"error": {"message": message, "hint": hint}}, ensure_ascii=False), file=self.out)
+        print(sentence(who, message, hint), file=self.err)
+        return code
+
+
+def sentence(who: str, message: str, hint: str) -> str:
+    """One line: who, what happened, what to try."""
+    text = f"{who}: {' '.join(message.split()).rstrip('.')}."
+    return f"{text} Try: {' '.join(hint.split())}" if hint else text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Left-aligned columns two spaces apart, a dash for what is empty; only the head where there are no rows."""
+    cells = [[*head], *([_cell(value) for value in row] for row in rows)]
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(head))]
+    return "\n".join("  ".join(map(_padded, row, widths)).rstrip() for row in cells)
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """A label and a text a line; rows without a text are left out."""
+    kept = [(label, " ".join(text.split())) for label, text in rows if text]
+    width = max((_width(label) for label, _ in kept), default=0)
+    return "\n".join(f"{_padded(label, width)}  {text}" for label, text in kept)
+
+
+def bar(share: float, width: int = 24) -> str:
+    """A progress bar of `width` cells; shares outside 0..1 are clipped."""
+    full = round(max(0.0, min(1.0, share)) * width)
+    return "[" + "#" * full + "." * (width - full) + "]"
+
+
+def span(seconds: float) -> str:
+    """A duration as people say it: `40 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 100 * 60:
+        return f"{whole // 60} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def age(at: object, now: float) -> str:
+    """How long ago a wall-clock moment was, or an empty text for none."""
+    return f"{span(now - at)} ago" if isinstance(at, int | float) else ""
+
+
+def brief(text: object, width: int = 100) -> str:
+    """A reason cut to a table's measure; `--json` has the whole."""
+    words = " ".join(str(text or "").split())
+    return words if len(words) <= width else words[: width - 3].rstrip() + "..."
+
+
+def percent(share: object) -> str:
+    """A share of 0..1 as per cent with one decimal, or an empty text for none."""
+    return f"{share * 100:.1f}%" if isinstance(share, int | float) else ""
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    # 1. Whatever the daemon was told must not move the cursor or break the table.
+    return "".join(char if char.isprintable() else " " for char in str(value))
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))

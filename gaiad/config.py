@@ -1,0 +1,344 @@
+"""The settings tree: parsed once from TOML text, frozen, all errors reported together.
+
+Takes text and the directory that relative paths count from; reads no file and looks at no machine. Every key is
+described in `docs/configuration.md` and `examples/gaiad.toml`; a test holds the three equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from gaiad.adapter import is_adapter_name
+from gaiad.errors import ConfigError
+
+DEFAULT_STAGES: Mapping[str, str] = {
+    "tool_selection": "json-architect",
+    "tool_review": "json-architect",
+    "confidence": "json-architect",
+    "intent": "json-architect",
+    "generation": "gaia-voice",
+    "cognitive_audit": "packet-protocol",
+    "reflection": "packet-protocol",
+    "epistemic_guard": "epistemic-guard",
+}
+"""Stage -> adapter. The stage `base` always means the bare base model and cannot be reassigned."""
+
+_STAGE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """`[proxy]`: the door that clients talk to."""
+
+    listen: str = "127.0.0.1:6430"
+    base_names: tuple[str, ...] = ("/models/prime", "/models/core")
+    default_stage: str = "generation"
+    hold_s: float = 120.0
+    max_held: int = 256
+    max_body_bytes: int = 8 * 1024 * 1024
+    upstream_timeout_s: float = 600.0
+    stream_errors: Literal["event", "close"] = "close"
+    exchange_routes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """`[engine]`: the vLLM that serves, as our child (`managed`) or at a URL (`external`)."""
+
+    mode: Literal["managed", "external"] = "managed"
+    url: str = "http://127.0.0.1:7777"
+    base_model: str = ""
+    served_name: str = ""
+    api_key_file: str = ""
+    adapter_root: str = ""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    python: str = ""
+    max_loras: int = 4
+    max_cpu_loras: int = 12
+    max_lora_rank: int = 0
+    max_model_len: int = 0
+    cpu_kv_cache_gib: int = 1
+    extra_args: tuple[str, ...] = ()
+    start_timeout_s: float = 600.0
+    request_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LearningConfig:
+    """`[learning]`: when to learn, from which curricula, and how a live version is watched."""
+
+    enabled: bool = True
+    idle_minutes: float = 5.0
+    tick_s: float = 30.0
+    curricula: str = ""
+    profile: str = "full"
+    python: str = ""
+    threads: int = 0
+    drain_s: float = 30.0
+    resume_after_s: float = 30.0
+    trainer_silence_s: float = 600.0
+    background_stages: tuple[str, ...] = ("epistemic_guard", "cognitive_audit", "reflection", "base")
+    exam_concurrency: int = 16
+    guard_window: int = 8
+    guard_max_failures: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentConfig:
+    """`[consent]`: who an unnamed caller is, and whether a header may widen what was granted."""
+
+    anonymous_user: str = ""
+    header_may_grant: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """`[store]`: where exchanges are kept; `url` is empty for SQLite inside `state_dir`."""
+
+    url: str = ""
+    metadata_days: int = 90
+    queue_size: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """`[log]`: how much, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. Paths are absolute once parsed."""
+
+    state_dir: Path
+    control_socket: Path
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    consent: ConsentConfig = field(default_factory=ConsentConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    stages: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_STAGES))
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Where published versions live: `<adapters_dir>/<adapter>/v<N>-<digest8>/`."""
+        return self.state_dir / "adapters"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Where frozen datasets live, one directory a digest."""
+        return self.state_dir / "datasets"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where each training run keeps its staging directory, log and report."""
+        return self.state_dir / "runs"
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port of the proxy."""
+        host, _, port = self.proxy.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+_SECTIONS: Mapping[str, type] = {
+    "proxy": ProxyConfig,
+    "engine": EngineConfig,
+    "learning": LearningConfig,
+    "consent": ConsentConfig,
+    "store": StoreConfig,
+    "log": LogConfig,
+}
+_TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}
+_NOT_NEGATIVE = {
+    "proxy": ("max_held",),
+    "engine": ("max_lora_rank", "max_model_len"),
+    "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
+    "store": ("metadata_days",),
+}
+
+
+def parse_config(text: str, *, relative_to: Path) -> Config:
+    """Parse TOML `text` into a Config; relative paths count from `relative_to`.
+
+    Raises:
+        ConfigError: naming every wrong key and value at once.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the settings are not valid TOML: {error}", hint="mend the line it names") from error
+    problems: list[str] = [f"unknown key {key!r}" for key in sorted(set(document) - _TOP)]
+    state_dir = _path(document, "state_dir", "/var/lib/gaiad", relative_to, problems)
+    control_socket = _path(document, "control_socket", "/run/gaiad/control.sock", relative_to, problems)
+    sections: dict[str, typing.Any] = {
+        name: _section(name, kind, document.get(name, {}), problems) for name, kind in _SECTIONS.items()
+    }
+    stages = _stages(document.get("stages", {}), problems)
+    _check_ranges(sections, problems)
+    _check_meaning(sections, stages, problems)
+    if problems:
+        raise ConfigError("; ".join(problems), hint="see docs/configuration.md for every key")
+    config = Config(state_dir, control_socket, stages=stages, **sections)
+    return _with_absolute_paths(config, relative_to)
+
+
+def _path(doc: Mapping[str, object], key: str, default: str, base: Path, problems: list[str]) -> Path:
+    value = doc.get(key, default)
+    if not isinstance(value, str) or not value or "\0" in value:
+        problems.append(f"{key} = {value!r} must be a path")
+        return Path(default)
+    return (base / value).absolute()
+
+
+def _section(name: str, kind: type, given: object, problems: list[str]) -> typing.Any:  # noqa: ANN401
+    if not isinstance(given, dict):
+        problems.append(f"[{name}] must be a table")
+        return kind()
+    hints = typing.get_type_hints(kind)
+    values: dict[str, object] = {}
+    for key, value in given.items():
+        if key not in hints:
+            known = ", ".join(sorted(hints))
+            problems.append(f"unknown key {name}.{key} (known: {known})")
+            continue
+        wanted = hints[key]
+        converted = _converted(value, wanted)
+        if converted is None:
+            problems.append(f"{name}.{key} = {value!r} must be {_described(wanted)}")
+        else:
+            values[key] = converted
+    return kind(**values)
+
+
+def _converted(value: object, wanted: object) -> object | None:
+    if typing.get_origin(wanted) is Literal:
+        return value if value in typing.get_args(wanted) else None
+    if typing.get_origin(wanted) is tuple:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        return None
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if wanted is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if wanted in (str, bool) and type(value) is wanted:
+        return value
+    return None
+
+
+def _described(wanted: object) -> str:
+    if typing.get_origin(wanted) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(wanted))
+    if isinstance(wanted, types.GenericAlias) or typing.get_origin(wanted) is tuple:
+        return "a list of strings"
+    return {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}.get(
+        typing.cast(type, wanted), str(wanted)
+    )
+
+
+def _stages(given: object, problems: list[str]) -> Mapping[str, str]:
+    stages = dict(DEFAULT_STAGES)
+    if not isinstance(given, dict):
+        problems.append("[stages] must be a table of stage = adapter")
+        return stages
+    for stage, adapter in given.items():
+        if stage == "base":
+            problems.append("stages.base always means the bare base model and cannot be set")
+        elif not _STAGE.fullmatch(stage):
+            problems.append(f"stages has {stage!r}: a stage's name is 1 to 64 letters, digits and _ . -")
+        elif not isinstance(adapter, str) or not (is_adapter_name(adapter) or adapter == ""):
+            problems.append(f"stages.{stage} = {adapter!r} must be an adapter's name, or empty for the base")
+        else:
+            stages[stage] = adapter
+    return stages
+
+
+def _check_ranges(sections: Mapping[str, object], problems: list[str]) -> None:
+    for name, section in sections.items():
+        for entry in dataclasses.fields(typing.cast(typing.Any, section)):
+            value = getattr(section, entry.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if isinstance(value, float) and not math.isfinite(value):
+                problems.append(f"{name}.{entry.name} = {value!r} must be a finite number")
+            elif value < 0 or (value == 0 and entry.name not in _NOT_NEGATIVE.get(name, ())):
+                problems.append(f"{name}.{entry.name} = {value!r} must be above 0")
+
+
+def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str], problems: list[str]) -> None:
+    proxy, engine, learning = sections["proxy"], sections["engine"], sections["learning"]
+    host, _, port = proxy.listen.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
+        problems.append(f"proxy.listen = {proxy.listen!r} must be HOST:PORT")
+    hostname = _hostname(engine.url)
+    if hostname is None:
+        problems.append(f"engine.url = {engine.url!r} must be http://HOST:PORT")
+    if engine.mode == "managed" and hostname not in (None, "127.0.0.1", "localhost", "::1"):
+        problems.append(f"engine.url = {engine.url!r} must be on loopback where engine.mode is managed")
+    if engine.mode == "managed" and not engine.base_model:
+        problems.append("engine.base_model must be set to a local folder where engine.mode is managed")
+    if engine.max_lora_rank not in (0, *_RANKS):
+        allowed = ", ".join(str(rank) for rank in _RANKS)
+        problems.append(f"engine.max_lora_rank = {engine.max_lora_rank} must be 0 (by curriculum) or one of {allowed}")
+    if engine.max_cpu_loras < engine.max_loras:
+        problems.append(f"engine.max_cpu_loras = {engine.max_cpu_loras} must be at least max_loras")
+    known = {*stages, "base"}
+    if proxy.default_stage not in known:
+        problems.append(f"proxy.default_stage = {proxy.default_stage!r} must be one of {', '.join(sorted(known))}")
+    for stage in learning.background_stages:
+        if stage not in known:
+            problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
+    if learning.guard_max_failures > learning.guard_window:
+        problems.append("learning.guard_max_failures must not be above learning.guard_window")
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    engine, learning = config.engine, config.learning
+
+    def absolute(text: str) -> str:
+        return str((base / text).absolute()) if text else ""
+
+    # 1. A base model named by its served name alone stays as it is: only learning needs a local folder.
+    folder = engine.base_model
+    if folder and (engine.mode == "managed" or learning.enabled):
+        folder = absolute(folder)
+    engine = dataclasses.replace(
+        engine, base_model=folder, api_key_file=absolute(engine.api_key_file), url=engine.url.rstrip("/")
+    )
+    learning = dataclasses.replace(learning, curricula=absolute(learning.curricula))
+    return dataclasses.replace(config, engine=engine, learning=learning)
+
+
+def lora_rank_slot(needed: int) -> int:
+    """Round a LoRA rank up to what vLLM accepts for `--max-lora-rank`.
+
+    Raises:
+        ConfigError: above 512.
+    """
+    for rank in _RANKS:
+        if needed <= rank:
+            return rank
+    raise ConfigError(f"rank {needed} is above the largest that vLLM accepts (512)", hint="lower the curriculum's rank")

@@ -1,0 +1,169 @@
+"""What the control socket may ask for, carried out on the daemon's real parts.
+
+Joins the answers of registry, store, learner and GPU into the shapes of `docs/control.md`. Decides nothing itself:
+whether something is refused is for the part that owns it. Reads the clock only to stamp what a person asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from gaiad.adapter import AdapterName, VersionName
+from gaiad.config import Config
+from gaiad.control.app import Answer, Reply, Unknown
+from gaiad.control.status import World, status_of
+from gaiad.conversations import Conversations
+from gaiad.cycles import Cycles
+from gaiad.errors import NotYet, Refuse
+from gaiad.registry import Registry, VersionRow
+
+_SOURCE = "gaiadctl"
+
+
+class Learner(Protocol):
+    """The learner's loop as the socket sees it."""
+
+    async def start_cycle(
+        self, adapter: AdapterName, profile: str | None = None, source: str = "command", *, force: bool = False
+    ) -> str | Refuse | NotYet:
+        """Start a cycle and return its id."""
+
+    async def rollback(self, adapter: AdapterName, reason: str) -> Mapping[str, object] | Refuse:
+        """Flip the alias back."""
+
+    async def import_adapter(
+        self, directory: Path, name: str | None, activate: bool, reason: str
+    ) -> Mapping[str, object] | Refuse:
+        """Check, examine and perhaps activate a foreign adapter."""
+
+    def cancel(self, reason: str = ...) -> Refuse | None:
+        """End the running cycle."""
+
+    async def consent_revoked(self, user: str) -> None:
+        """Cancel the cycle if its dataset holds this user's exchanges."""
+
+
+class DaemonCommands:
+    """`control.app.Commands` on the real parts. `observe` takes a picture of the daemon for the status page;
+    `flush` writes what the recorder still holds, so that an exchange can be named at once."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        registry: Registry,
+        cycles: Cycles,
+        conversations: Conversations,
+        learner: Learner,
+        observe: Callable[[], World],
+        flush: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._cycles = cycles
+        self._conversations = conversations
+        self._learner = learner
+        self._observe = observe
+        self._flush = flush
+
+    async def status(self) -> Reply:
+        """Everything `gaiadctl status` shows."""
+        return status_of(self._observe())
+
+    async def train(self, adapter: str, profile: str | None, *, force: bool) -> Answer:
+        """Start a cycle."""
+        if not self._config.learning.enabled:
+            return Refuse("learning is switched off", "set [learning] enabled = true and start gaiad again")
+        cycle = await self._learner.start_cycle(AdapterName(adapter), profile, _SOURCE, force=force)
+        return {"cycle": cycle} if isinstance(cycle, str) else cycle
+
+    async def cancel(self) -> Answer:
+        """End the current cycle."""
+        refused = self._learner.cancel("asked for on the control socket")
+        return refused if refused is not None else {"cancelling": True}
+
+    async def cycles(self, limit: int) -> Reply:
+        """Cycles, newest first."""
+        return {"cycles": [row.to_json() for row in await self._cycles.cycles(limit)]}
+
+    async def adapters(self) -> Reply:
+        """Each adapter, with or without versions."""
+        names = sorted(self._registry.snapshot.adapters)
+        return {"adapters": [self._adapter(name) for name in names]}
+
+    async def adapter(self, name: str) -> Answer:
+        """One adapter with its history, or one version with its report."""
+        row = self._registry.version(VersionName(name))
+        if row is not None:
+            return self._version(row, whole=True)
+        if name not in self._registry.snapshot.adapters:
+            return Unknown(f"there is no adapter or version {name!r}", "gaiadctl adapters list shows them")
+        events = [event.to_json() for event in self._registry.events(1000) if event.adapter == name]
+        return {**self._adapter(AdapterName(name)), "events": events}
+
+    async def import_adapter(self, directory: Path, name: str | None, *, activate: bool, reason: str) -> Answer:
+        """Take in an adapter trained elsewhere."""
+        return await self._learner.import_adapter(directory, name, activate, reason)
+
+    async def rollback(self, adapter: str, reason: str) -> Answer:
+        """Flip an alias back."""
+        if adapter not in self._registry.snapshot.adapters:
+            return Unknown(f"there is no adapter {adapter!r}", "gaiadctl adapters list shows them")
+        return await self._learner.rollback(AdapterName(adapter), reason)
+
+    async def consent(self, user: str, purpose: str, action: str) -> Answer:
+        """Append a grant or a revocation; a running cycle that holds the user's exchanges ends."""
+        refused = await self._conversations.append_grant(user, purpose, action, _SOURCE, time.time())
+        if refused is not None:
+            return refused
+        if action == "revoke":
+            await self._learner.consent_revoked(user)
+        return await self.consents(user)
+
+    async def consents(self, user: str) -> Reply:
+        """What a user grants now, and the history of it."""
+        history = await self._conversations.history(user)
+        return {
+            "user": user,
+            "granted": sorted(await self._conversations.grants(user)),
+            "history": [dataclasses.asdict(event) for event in history],
+        }
+
+    async def exchanges(self, limit: int, user: str | None) -> Reply:
+        """Exchanges without their content, newest first."""
+        return {"exchanges": await self._conversations.exchanges(limit, user)}
+
+    async def exchange(self, request_id: str) -> Answer:
+        """One exchange with all that was kept."""
+        await self._flush()
+        found = await self._conversations.exchange(request_id)
+        if found is None:
+            return Unknown(f"no exchange {request_id!r} is kept", "gaiadctl exchanges list shows those that are")
+        return found
+
+    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+        """Attach a verdict to an exchange."""
+        await self._flush()
+        refused = await self._conversations.add_feedback(request_id, verdict, correction, time.time())
+        return refused if refused is not None else {"request_id": request_id, "noted": True}
+
+    def _adapter(self, name: AdapterName) -> dict[str, object]:
+        snapshot = self._registry.snapshot
+        rows = sorted(self._registry.versions(name), key=lambda row: row.number, reverse=True)
+        return {
+            "adapter": name,
+            "stages": [stage for stage, adapter in self._config.stages.items() if adapter == name],
+            "active": snapshot.active.get(name),
+            "previous": snapshot.previous.get(name),
+            "versions": [self._version(row, whole=False) for row in rows],
+        }
+
+    def _version(self, row: VersionRow, *, whole: bool) -> dict[str, object]:
+        shown: dict[str, object] = {**row.to_json(), "loaded": row.version in self._registry.loaded}
+        if not whole:
+            del shown["report"], shown["lineage"]
+        return shown

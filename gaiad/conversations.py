@@ -1,0 +1,318 @@
+"""Who agreed to what, and the exchanges that were kept because of it.
+
+Appends and folds grants, writes exchanges in batches, takes feedback, and answers which corrected exchanges may be
+learned from. Consent is decided by `consent`; here it is only asked, once more before each write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gaiad import db as tables
+from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, still_holds
+from gaiad.curriculum import Json
+from gaiad.db import Database
+from gaiad.errors import Refuse
+from gaiad.exchange import ExchangeRecord
+
+MAX_USER_CHARS = 200
+MAX_CORRECTION_CHARS = 200_000
+_NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
+_VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
+
+
+class CorrectedRow(TypedDict):
+    """An exchange with a correction, shaped like the learner's `CorrectedExchange`."""
+
+    exchange_id: str
+    user: str
+    stage: str
+    request_messages: list[dict[str, Json]]
+    correction: str
+    created_at: float
+
+
+class Conversations:
+    """Sole writer of grants, exchanges and feedback. `load` once, before the first request."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._header_may_grant = db.config.consent.header_may_grant
+        self._histories: dict[str, tuple[GrantEvent, ...]] = {}
+        self._standings: dict[str, Standing] = {}
+        self._loaded = False
+
+    async def load(self) -> None:
+        """Read every user's history, so that a request needs no database to know what it may keep."""
+        async with self._db.read() as connection:
+            events = await _events(connection, None)
+        for user in {event.user for event in events}:
+            self._remember(user, tuple(event for event in events if event.user == user))
+        self._loaded = True
+
+    def purposes_for(self, user: str | None, header: str | None = None) -> frozenset[str]:
+        """What an exchange of `user` may be kept for now; empty for nobody, and before `load`."""
+        if not user or not self._loaded:
+            return frozenset()
+        standing = self._standings.get(user, Standing())
+        purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
+        return frozenset(purpose.value for purpose in purposes)
+
+    async def append_grant(
+        self, user: str, purpose: Purpose | str, action: Action | str, source: str, at: float
+    ) -> Refuse | None:
+        """Append one grant or revocation; it holds for every later request once this returns."""
+        problem = _grant_problem(user, purpose, action)
+        if problem is not None:
+            return problem
+        row = {"user": user, "purpose": str(purpose), "action": str(action), "source": source, "at": at}
+        async with self._db.write() as connection:
+            await connection.execute(sa.insert(tables.grants).values(row))
+            events = await _events(connection, user)
+        self._remember(user, events)
+        return None
+
+    async def grants(self, user: str) -> frozenset[str]:
+        """The purposes that `user` granted and did not revoke, without what a header may add."""
+        standing = fold(await self.history(user))
+        return frozenset(purpose.value for purpose in decide(standing.granted, standing.revoked, None, False))
+
+    async def history(self, user: str) -> list[GrantEvent]:
+        """All that `user` granted and revoked, oldest first."""
+        async with self._db.read() as connection:
+            return list(await _events(connection, user))
+
+    async def keep(self, records: Sequence[ExchangeRecord]) -> None:
+        """Write `records` in one durable commit; a record that is already there stays as it is.
+
+        What was revoked while a record waited is not kept.
+
+        Raises:
+            StoreError: nothing of the batch was written.
+        """
+        allowed = [self._without_revoked(record) for record in records]
+        rows = [_metadata_row(record) for record in allowed]
+        contents = [_content_row(record) for record in allowed if record.purposes]
+        if not rows:
+            return
+        async with self._db.write() as connection:
+            await connection.execute(insert(tables.exchanges).on_conflict_do_nothing(), rows)
+            if contents:
+                await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
+
+    async def exchange(self, request_id: str) -> dict[str, Json] | None:
+        """One exchange with all that was kept of it. It is durable: only committed rows are seen."""
+        if not _storable(request_id):
+            return None
+        async with self._db.read() as connection:
+            query = _joined().where(tables.exchanges.c.request_id == request_id)
+            row = (await connection.execute(query)).mappings().one_or_none()
+            if row is None:
+                return None
+            said = tables.feedback.c
+            query = sa.select(said.verdict, said.correction, said.at).where(said.request_id == request_id)
+            feedback = (await connection.execute(query.order_by(said.id))).mappings().all()
+        found = _summary(row)
+        found["request"] = json.loads(row["request"]) if row["request"] else None
+        found["response"] = json.loads(row["response"]) if row["response"] else None
+        found["feedback"] = [dict(entry) for entry in feedback]
+        return found
+
+    async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
+        """The newest exchanges, newest first, of one user only where named.
+
+        Without their content: `feedback` is the newest verdict, with `correction` only saying whether there is one.
+        """
+        query = _joined().order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
+        if user is not None:
+            query = query.where(tables.exchange_contents.c.user == user)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+            said = await _newest_feedback(connection, [row["request_id"] for row in rows])
+        return [{**_summary(row), "feedback": said.get(row["request_id"])} for row in rows]
+
+    async def add_feedback(self, request_id: str, verdict: str, correction: str | None, at: float) -> Refuse | None:
+        """Attach a verdict, and perhaps the right answer, to a kept exchange; the newest feedback counts."""
+        problem = _feedback_problem(request_id, verdict, correction)
+        if problem is not None:
+            return problem
+        row = {"request_id": request_id, "verdict": verdict, "correction": correction, "at": at}
+        async with self._db.write() as connection:
+            query = _joined().where(tables.exchanges.c.request_id == request_id)
+            found = (await connection.execute(query)).mappings().one_or_none()
+            problem = self._not_open_to_feedback(found)
+            if problem is None:
+                await connection.execute(sa.insert(tables.feedback).values(row))
+        return problem
+
+    async def corrected(self, stages: Sequence[str]) -> list[CorrectedRow]:
+        """Exchanges at `stages` whose newest feedback corrects them and that may be learned from now.
+
+        The purpose `train` must have held when the exchange was recorded, and must hold still.
+        """
+        newest = sa.select(sa.func.max(tables.feedback.c.id)).group_by(tables.feedback.c.request_id)
+        query = (
+            _joined()
+            .add_columns(tables.feedback.c.correction)
+            .join(tables.feedback, tables.feedback.c.request_id == tables.exchanges.c.request_id)
+            .where(tables.feedback.c.id.in_(newest), tables.feedback.c.correction.is_not(None))
+            .where(tables.exchanges.c.stage.in_(list(stages)))
+            .order_by(tables.exchanges.c.at, tables.exchanges.c.request_id)
+        )
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+            histories = {user: fold(await _events(connection, user)) for user in {row["user"] for row in rows}}
+        return [
+            _corrected_row(row, messages)
+            for row in rows
+            if Purpose.TRAIN in row["purposes"].split(",")
+            and still_holds(Purpose.TRAIN, histories[row["user"]], self._header_may_grant)
+            and (messages := _messages(row["request"]))
+        ]
+
+    async def delete_old_metadata(self, before: float) -> int:
+        """Delete content-free rows older than `before`; say how many."""
+        kept = sa.select(tables.exchange_contents.c.request_id)
+        query = sa.delete(tables.exchanges).where(
+            tables.exchanges.c.at < before, tables.exchanges.c.request_id.not_in(kept)
+        )
+        async with self._db.write() as connection:
+            return (await connection.execute(query)).rowcount
+
+    def _remember(self, user: str, events: Sequence[GrantEvent]) -> None:
+        # Histories only grow: of two that were read at nearly the same time, the longer one is the newer.
+        if len(events) >= len(self._histories.get(user, ())):
+            self._histories[user] = tuple(events)
+            self._standings[user] = fold(events)
+
+    def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
+        return record.with_purposes(self._unrevoked(record.user, record.purposes))
+
+    def _unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:
+        # A name that the file cannot hold is nobody's; its content-free row is kept all the same.
+        if not _storable(user or ""):
+            return frozenset()
+        revoked = self._standings.get(user or "", Standing()).revoked
+        return frozenset() if Purpose.LOG in revoked else purposes - revoked
+
+    def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
+        if found is None:
+            return _NO_SUCH_EXCHANGE
+        if found["user"] is None:
+            return Refuse(
+                "the exchange was not kept, because its user had not agreed to that",
+                "grant a purpose first; it holds for the exchanges that follow",
+            )
+        if not self._unrevoked(found["user"], frozenset(found["purposes"].split(","))):
+            hint = "nothing is added to it unless the user grants that again"
+            return Refuse("the user has revoked what the exchange was kept for", hint)
+        return None
+
+
+def _grant_problem(user: str, purpose: str, action: str) -> Refuse | None:
+    if not user.strip() or len(user) > MAX_USER_CHARS or not _storable(user):
+        return Refuse("the user's name is empty, too long or not text", f"use 1 to {MAX_USER_CHARS} characters")
+    if purpose not in {*Purpose}:
+        return Refuse(f"{purpose!r} is not a purpose", f"use one of {', '.join(Purpose)}")
+    if action not in {*Action}:
+        return Refuse(f"{action!r} cannot be done to a purpose", f"use one of {', '.join(Action)}")
+    return None
+
+
+def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> Refuse | None:
+    if not _storable(request_id):
+        return _NO_SUCH_EXCHANGE
+    if not _VERDICT.fullmatch(verdict):
+        return Refuse("the verdict is not a word", "use one word such as good or bad")
+    if correction is None:
+        return None
+    if not correction.strip() or len(correction) > MAX_CORRECTION_CHARS or not _storable(correction):
+        return Refuse("the correction is empty, too long or not text", "send the whole right answer as text")
+    return None
+
+
+def _storable(text: str) -> bool:
+    # Lone surrogates, which JSON allows and SQLite does not.
+    return text == text.encode("utf-8", "ignore").decode("utf-8")
+
+
+async def _events(connection: AsyncConnection, user: str | None) -> tuple[GrantEvent, ...]:
+    grants = tables.grants.c
+    query = sa.select(grants.user, grants.purpose, grants.action, grants.source, grants.at).order_by(grants.id)
+    if user is not None:
+        query = query.where(grants.user == user)
+    rows = (await connection.execute(query)).all()
+    return tuple(GrantEvent(row.user, Purpose(row.purpose), Action(row.action), row.source, row.at) for row in rows)
+
+
+async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
+    said = tables.feedback.c
+    query = sa.select(said.request_id, said.verdict, said.correction.is_not(None).label("correction"), said.at)
+    rows = await connection.execute(query.where(said.request_id.in_(request_ids)).order_by(said.id))
+    return {row.request_id: {"verdict": row.verdict, "correction": row.correction, "at": row.at} for row in rows}
+
+
+def _metadata_row(record: ExchangeRecord) -> dict[str, object]:
+    row: dict[str, object] = {
+        column.name: getattr(record, column.name) for column in tables.exchanges.columns if column.name != "decision"
+    }
+    row["decision"] = "kept" if record.purposes else "not_kept"
+    return row
+
+
+def _content_row(record: ExchangeRecord) -> dict[str, object]:
+    return {
+        "request_id": record.request_id,
+        "user": record.user,
+        "conversation": record.conversation if _storable(record.conversation or "") else None,
+        "purposes": ",".join(sorted(record.purposes)),
+        "request": _dumped(record.request),
+        "response": _dumped(record.response),
+    }
+
+
+def _dumped(body: Mapping[str, object] | None) -> str | None:
+    return None if body is None else json.dumps(body, separators=(",", ":"))
+
+
+def _joined() -> sa.Select[*tuple[object, ...]]:
+    contents = tables.exchange_contents
+    return sa.select(
+        tables.exchanges, *(column for column in contents.columns if column.name != "request_id")
+    ).select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
+
+
+def _summary(row: sa.RowMapping) -> dict[str, Json]:
+    found: dict[str, Json] = {column.name: row[column.name] for column in tables.exchanges.columns}
+    found["user"] = row["user"]
+    found["conversation"] = row["conversation"]
+    found["purposes"] = row["purposes"].split(",") if row["purposes"] else []
+    found["durable"] = True
+    return found
+
+
+def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
+    return CorrectedRow(
+        exchange_id=row["request_id"],
+        user=row["user"],
+        stage=row["stage"],
+        request_messages=messages,
+        correction=row["correction"],
+        created_at=row["at"],
+    )
+
+
+def _messages(request: str | None) -> list[dict[str, Json]]:
+    """The chat messages of a kept request; empty where it was none."""
+    body = json.loads(request) if request else {}
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return []
+    return messages

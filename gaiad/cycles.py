@@ -1,0 +1,87 @@
+"""The history of learning cycles: one row each, rewritten while it runs, kept for good.
+
+It decides nothing: the learner's loop is the only writer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from gaiad import db as tables
+from gaiad.curriculum import Json
+from gaiad.db import Database
+
+CUT_SHORT = ("cancelled", "interrupted")
+"""Verdicts of cycles that ended without an answer: their dataset is still new."""
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRow:
+    """One whole attempt. A finished cycle has an end and a verdict that is not one of `CUT_SHORT`."""
+
+    id: str
+    adapter: str
+    started: float
+    phase: str
+    ended: float | None = None
+    dataset_digest: str | None = None
+    verdict: str | None = None
+    reason: str | None = None
+    report: Mapping[str, Json] | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """The row as the control socket shows it."""
+        shown: dict[str, Json] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shown["report"] = None if self.report is None else dict(self.report)
+        return shown
+
+
+class Cycles:
+    """The table of cycles."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def record_cycle(self, row: CycleRow) -> None:
+        """Write `row`, in place of an earlier one with the same id."""
+        values: dict[str, object] = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+        values["report"] = None if row.report is None else json.dumps(row.report)
+        changed = {name: value for name, value in values.items() if name != "id"}
+        query = insert(tables.cycles).values(values).on_conflict_do_update(index_elements=["id"], set_=changed)
+        async with self._db.write() as connection:
+            await connection.execute(query)
+
+    async def cycles(self, limit: int) -> list[CycleRow]:
+        """The newest cycles, newest first."""
+        order = (tables.cycles.c.started.desc(), sa.text("rowid DESC"))
+        return await self._rows(sa.select(tables.cycles).order_by(*order).limit(max(limit, 0)))
+
+    async def unfinished(self) -> list[CycleRow]:
+        """Cycles without an end, oldest first: at boot, those that a killed daemon left behind."""
+        query = sa.select(tables.cycles).where(tables.cycles.c.ended.is_(None)).order_by(tables.cycles.c.started)
+        return await self._rows(query)
+
+    async def finished_digests(self, adapter: str) -> set[str]:
+        """The datasets that finished cycles of `adapter` already learned from, whatever the verdict."""
+        cycles = tables.cycles.c
+        query = sa.select(cycles.dataset_digest).where(
+            cycles.adapter == adapter,
+            cycles.ended.is_not(None),
+            cycles.verdict.not_in(CUT_SHORT),
+            cycles.dataset_digest.is_not(None),
+        )
+        async with self._db.read() as connection:
+            return {row.dataset_digest for row in await connection.execute(query)}
+
+    async def _rows(self, query: sa.Select[*tuple[object, ...]]) -> list[CycleRow]:
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [
+            CycleRow(**{**row, "report": None if row["report"] is None else json.loads(row["report"])}) for row in rows
+        ]

@@ -1,0 +1,332 @@
+"""Builds the daemon from its parts, keeps it up, and takes it down in order.
+
+One TaskGroup owns every loop: one that ends unexpectedly takes the daemon down, and the supervisor starts it again.
+Proxy and control socket are up before the engine is: requests are held until it serves. Decides nothing about
+requests, cycles or versions. Imports none of the training libraries, nor `learner.train`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Coroutine, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+
+from gaiad import logs
+from gaiad.adapter import AdapterName
+from gaiad.config import Config, lora_rank_slot
+from gaiad.control.app import serve
+from gaiad.control.commands import DaemonCommands
+from gaiad.control.status import World, health_of
+from gaiad.conversations import Conversations
+from gaiad.curriculum import Curriculum, Json
+from gaiad.cycles import Cycles
+from gaiad.db import Database, lock_state_dir
+from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
+from gaiad.gpu.engine import Engine, EngineFacts
+from gaiad.gpu.loop import GpuLoop
+from gaiad.learner.loop import LearnerLoop
+from gaiad.learner.sources import catalogue
+from gaiad.notify import Notifier
+from gaiad.proxy.app import listen
+from gaiad.proxy.app import make_app as make_proxy
+from gaiad.proxy.ports import ProxyDeps
+from gaiad.proxy.recorder import Recorder
+from gaiad.registry import Registry
+from gaiad.schedule import run_schedule
+
+log = structlog.get_logger()
+
+_HOUR_S = 3600.0
+_DAY_S = 86400.0
+_STATUS_S = 5.0
+_ENGINE_GRACE_S = 10.0
+
+
+async def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        GaiadError: the daemon could not start, or a part of it failed for good.
+    """
+    logs.configure(config.log)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        with lock_state_dir(config.state_dir), Notifier.from_environment() as notifier:
+            await _Daemon(config, notifier, stop).live()
+    except ExceptionGroup as group:
+        # 1. Only expected failures: one sentence. 2. Anything else is a bug, and keeps its traceback.
+        if group.split(GaiadError)[1] is None:
+            raise _first(group) from group
+        raise
+    log.info("stopped")
+    return 0
+
+
+class _Daemon:
+    """The parts and their life. Built by `live`, which returns after an orderly stop."""
+
+    def __init__(self, config: Config, notifier: Notifier, stop: asyncio.Event) -> None:
+        self.config = config
+        self.notifier = notifier
+        self.stop = stop
+        self.started_at = time.time()
+        self.version = own_version()
+        self.facts: EngineFacts | None = None
+        self.engine_starts: list[tuple[int | None, float]] = []
+
+    async def live(self) -> None:
+        """Build, open the doors, run until told to stop, then close everything in order."""
+        curricula = load_curricula(self.config)
+        check_base_model(self.config)
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open_store(stack)
+            self._build(curricula)
+            await self.learner.boot()
+            stack.push_async_callback(self.engine.stop, _ENGINE_GRACE_S)
+            proxy = await listen(make_proxy(self._proxy_deps(curricula)), *self.config.listen_address)
+            doors = await stack.enter_async_context(contextlib.AsyncExitStack())
+            doors.push_async_callback(proxy.cleanup)
+            await stack.enter_async_context(serve(self.config.control_socket, self._commands()))
+            log.info("listening", proxy=self.config.proxy.listen, control=str(self.config.control_socket))
+            self.notifier.ready(self._line())
+            async with asyncio.TaskGroup() as group:
+                tasks = {name: group.create_task(self._lasting(name, task), name=name) for name, task in self._loops()}
+                await self.stop.wait()
+                log.info("stopping")
+                self.notifier.stopping()
+                # 1. No new requests, and a bounded time for those that run. 2. No more learning; the trainer ends.
+                # 3. What was recorded reaches the disk. 4. The rest; the engine, the store and the lock follow.
+                await doors.aclose()
+                await _end(tasks, "schedule", "learner")
+                await self.recorder.flush()
+                await _end(tasks, *tasks)
+
+    async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
+        database = await Database.open(self.config)
+        stack.push_async_callback(database.close)
+        self.registry = Registry(database)
+        self.cycles = Cycles(database)
+        self.conversations = Conversations(database)
+        await self.conversations.load()
+        self.recorder = Recorder(self.conversations, self.config.store.queue_size)
+
+    def _build(self, curricula: list[Curriculum]) -> None:
+        config = self.config
+        named = {AdapterName(name) for name in config.stages.values() if name}
+        self.registry.know_adapters(named | {curriculum.adapter for curriculum in curricula})
+        max_rank = config.engine.max_lora_rank or lora_rank_slot(max((c.lora.rank for c in curricula), default=16))
+        self.engine = Engine(config, max_lora_rank=max_rank)
+        self.gpu = GpuLoop(self.engine, config, self._reconcile, expected=lambda: self.registry.loaded)
+        self.learner = LearnerLoop(
+            config=config,
+            engine=self.engine,
+            gpu=self.gpu,
+            registry=self.registry,
+            cycles=self.cycles,
+            conversations=self.conversations,
+            max_rank=max_rank,
+        )
+
+    def _loops(self) -> list[tuple[str, Coroutine[object, object, None]]]:
+        loops = [
+            ("recorder", self.recorder.run()),
+            ("gpu", self.gpu.run()),
+            ("learner", self.learner.run()),
+            ("supervisor", self._tell_supervisor()),
+            ("housekeeping", self._forget_old_rows()),
+        ]
+        if self.config.learning.enabled:
+            loops.append(("schedule", run_schedule(self.learner.tick, every_s=self.config.learning.tick_s)))
+        return loops
+
+    async def _lasting(self, name: str, task: Coroutine[object, object, None]) -> None:
+        await task
+        if not self.stop.is_set():
+            raise RuntimeError(f"the {name} loop ended by itself")
+
+    # --- edges between the parts --------------------------------------------------------------------------------------
+
+    def _proxy_deps(self, curricula: list[Curriculum]) -> ProxyDeps:
+        schemas: dict[str, Mapping[str, Json]] = {}
+        for curriculum in curricula:
+            mine = {stage for stage, adapter in self.config.stages.items() if adapter == curriculum.adapter}
+            schemas |= {stage: schema for stage, schema in curriculum.stage_schemas.items() if stage in mine}
+        return ProxyDeps(
+            config=self.config,
+            admission=self.gpu,
+            snapshot=lambda: self.registry.snapshot,
+            facts=lambda: self.facts,
+            consent=self._consent,
+            offer=self.recorder.offer,
+            on_reply=self.learner.observe_reply,
+            health=self._health,
+            feedback=self._feedback,
+            flush=self.recorder.flush,
+            exchange=self.conversations.exchange,
+            stage_schemas=lambda: schemas,
+            api_key=self.engine.api_key,
+        )
+
+    def _commands(self) -> DaemonCommands:
+        return DaemonCommands(
+            config=self.config,
+            registry=self.registry,
+            cycles=self.cycles,
+            conversations=self.conversations,
+            learner=self.learner,
+            observe=self._observe,
+            flush=self.recorder.flush,
+        )
+
+    async def _consent(self, user: str, header: str | None) -> frozenset[str]:
+        return self.conversations.purposes_for(user, header)
+
+    async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:
+        return await self.conversations.add_feedback(request_id, verdict, correction, time.time())
+
+    async def _reconcile(self) -> None:
+        """Before the gate opens: see what the engine is, then give it what the registry wants."""
+        self.facts = await self.engine.facts()
+        # 1. A wake comes by here too: only another process is another start.
+        if not self.engine_starts or self.engine_starts[-1][0] != self.engine.pid:
+            self.engine_starts.append((self.engine.pid, time.time()))
+        await self.learner.reconcile()
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> World:
+        recorder = self.recorder
+        store = {"state": recorder.state, "waiting": recorder.waiting, "written": recorder.written}
+        return World(
+            config=self.config,
+            now=time.time(),
+            started_at=self.started_at,
+            pid=os.getpid(),
+            version=self.version,
+            gpu=self.gpu.status(),
+            engine=self._engine_status(),
+            active_inference=self.gpu.active_inference,
+            held=self.gpu.held,
+            last_user_end=self.gpu.last_user_end,
+            snapshot=self.registry.snapshot,
+            active_not_loaded=self.registry.active_not_loaded,
+            learning=self.learner.status(),
+            store={**store, "dropped": recorder.dropped, "failed": recorder.failed},
+        )
+
+    def _engine_status(self) -> dict[str, object]:
+        facts, starts = self.facts, self.engine_starts
+        if facts is None:
+            return {}
+        return {
+            "version": facts.version,
+            "served_name": facts.served_name,
+            "missing": list(facts.missing),
+            "pid": self.engine.pid,
+            "uptime_s": time.time() - starts[-1][1] if starts else None,
+            "restarts": max(0, len(starts) - 1),
+        }
+
+    def _health(self) -> dict[str, object]:
+        phase = str(self.gpu.phase)
+        status = health_of(phase, anything_missing=bool(self.registry.active_not_loaded))
+        return {
+            "status": status,
+            "model_loaded": self.facts is not None and status in ("ok", "degraded", "training"),
+            "engine": "vllm",
+            "mode": "active" if status in ("ok", "degraded") else "standby",
+            "active_inference": self.gpu.active_inference,
+        }
+
+    def _line(self) -> str:
+        reason = f": {self.gpu.reason}" if self.gpu.reason else ""
+        return f"listening on {self.config.proxy.listen}; engine {self.gpu.phase}{reason}"
+
+    async def _tell_supervisor(self) -> None:
+        told = ""
+        while True:
+            self.notifier.watchdog()
+            line = self._line()
+            if line != told:
+                self.notifier.status(line)
+                told = line
+            await asyncio.sleep(min(_STATUS_S, self.notifier.watchdog_interval_s or _STATUS_S))
+
+    async def _forget_old_rows(self) -> None:
+        while True:
+            before = time.time() - self.config.store.metadata_days * _DAY_S
+            try:
+                await self.conversations.delete_old_metadata(before)
+            except StoreError as error:
+                # The loop's edge: a store that is full or locked is no reason to stop serving.
+                log.error("old_rows_not_deleted", error=error.message, hint=error.hint)
+            await asyncio.sleep(_HOUR_S)
+
+
+def load_curricula(config: Config) -> list[Curriculum]:
+    """Load every curriculum under the configured profile.
+
+    Raises:
+        CurriculumError: one cannot be used, or learning is on and there is none.
+    """
+    root = Path(config.learning.curricula) if config.learning.curricula else catalogue.shipped_curricula()
+    folders = catalogue.curriculum_folders(root) if root.is_dir() else []
+    if not folders and (config.learning.enabled or config.learning.curricula):
+        raise CurriculumError(
+            f"there is no curriculum below {root}", hint="set learning.curricula to a folder that holds one an adapter"
+        )
+    return [catalogue.load_curriculum(folder, config.learning.profile) for folder in folders]
+
+
+def check_base_model(config: Config) -> None:
+    """Say early that the base model is missing, rather than late from a failed engine or trainer.
+
+    Raises:
+        ConfigError: it is needed and its folder holds no model.
+    """
+    if config.engine.mode == "external" and not config.learning.enabled:
+        return
+    if not config.engine.base_model:
+        raise ConfigError(
+            "engine.base_model is not set, and learning needs the base model's folder",
+            hint="set it, or set learning.enabled = false",
+        )
+    folder = Path(config.engine.base_model)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"there is no base model at {folder}",
+            hint="put a model's folder (config.json, *.safetensors, tokenizer) there, or set engine.base_model",
+        )
+
+
+def own_version() -> str:
+    """The installed version, or `unknown` in a bare checkout."""
+    try:
+        return version("gaiad")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def _end(tasks: Mapping[str, asyncio.Task[None]], *names: str) -> None:
+    """Cancel the named tasks and wait until they are over; what fails while ending is the group's to report."""
+    ending = [tasks[name] for name in names if name in tasks]
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
+
+
+def _first(group: BaseException) -> GaiadError:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    assert isinstance(group, GaiadError)
+    return group

@@ -1,0 +1,368 @@
+"""The database file: opened, checked, migrated; its tables; and the lock that keeps a second daemon away.
+
+Every commit is durable when it returns (WAL with `synchronous=FULL`), deleted content is overwritten
+(`secure_delete`). It knows nothing of what the rows mean, and never repairs or replaces a file that it cannot read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import alembic.command
+import alembic.config
+import alembic.util
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from gaiad.config import Config
+from gaiad.errors import StoreError
+
+APPLICATION_ID = 0x47414941
+"""`GAIA`, written into the file's header by the first migration."""
+
+BUSY_TIMEOUT_MS = 5000
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+metadata = sa.MetaData()
+
+grants = sa.Table(
+    "grants",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("grants_by_user", "user", "id"),
+    sqlite_autoincrement=True,
+)
+
+exchanges = sa.Table(
+    "exchanges",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("stage_reason", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer),
+    sa.Column("completion_tokens", sa.Integer),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("first_byte_ms", sa.Float),
+    sa.Column("total_ms", sa.Float, nullable=False),
+    sa.Column("finish_reason", sa.Text),
+    sa.Column("streamed", sa.Boolean, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.Column("valid", sa.Boolean),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Index("exchanges_by_time", "at"),
+)
+"""One row a request, without anything that the client said or is."""
+
+exchange_contents = sa.Table(
+    "exchange_contents",
+    metadata,
+    sa.Column("request_id", sa.Text, sa.ForeignKey("exchanges.request_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("conversation", sa.Text),
+    sa.Column("purposes", sa.Text, nullable=False),
+    sa.Column("request", sa.Text),
+    sa.Column("response", sa.Text),
+    sa.Index("contents_by_user", "user"),
+)
+"""Who said what: only for exchanges that were kept for at least one purpose."""
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.Text, sa.ForeignKey("exchange_contents.request_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("correction", sa.Text),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Index("feedback_by_exchange", "request_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+adapter_versions = sa.Table(
+    "adapter_versions",
+    metadata,
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("lineage", sa.Text, nullable=False),
+    sa.Column("report", sa.Text),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
+    sa.Column("last_event", sa.Integer, nullable=False),
+    sa.Index("versions_by_number", "adapter", "number", unique=True),
+    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=sa.text("stage = 'active'")),
+)
+
+adapter_events = sa.Table(
+    "adapter_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("dataset_digest", sa.Text),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("report", sa.Text),
+    sa.Index("cycles_by_start", "started"),
+)
+
+
+class Database:
+    """One open database file. `read` and `write` turn what SQLite may fail with into StoreError."""
+
+    def __init__(self, config: Config, path: Path, engine: AsyncEngine) -> None:
+        self.config = config
+        self.path = path
+        self.engine = engine
+        self._writer = engine.execution_options(gaiad_write=True)
+
+    @classmethod
+    async def open(cls, config: Config) -> Database:
+        """Create or check the file, migrate it to the newest shape, and return it ready.
+
+        Raises:
+            StoreError: the file cannot be made, read, trusted or migrated; it is left as it was.
+        """
+        path = _database_path(config)
+        _make_private(config.state_dir, path)
+        await asyncio.to_thread(_inspect, path)
+        engine = create_async_engine(
+            sa.URL.create("sqlite+aiosqlite", database=str(path)),
+            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+            pool_size=4,
+            max_overflow=4,
+        )
+        sa.event.listen(engine.sync_engine, "connect", _on_connect)
+        sa.event.listen(engine.sync_engine, "begin", _on_begin)
+        database = cls(config, path, engine)
+        try:
+            async with database.write() as connection:
+                await connection.run_sync(_migrate)
+        except BaseException:
+            await engine.dispose()
+            raise
+        return database
+
+    async def close(self) -> None:
+        """Close every connection; the last one folds the write-ahead log back into the file."""
+        await self.engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """One consistent view of the database."""
+        with _as_store_errors(self.path):
+            async with self.engine.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, durable once the block is left; nothing of it remains if the block raises."""
+        with _as_store_errors(self.path):
+            async with self._writer.begin() as connection:
+                yield connection
+
+
+class StateLock:
+    """The claim of one daemon on a state directory; the kernel drops it when the holder dies."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Let another daemon in. Harmless when repeated."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> StateLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def lock_state_dir(path: Path) -> StateLock:
+    """Claim the state directory `path`, creating it where missing.
+
+    Raises:
+        StoreError: another daemon holds it, or it cannot be made or locked.
+    """
+    lock_path = path / "lock"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"{lock_path} cannot be opened: {error.strerror}", hint=_PERMISSION_HINT) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StoreError(
+            f"another gaiad is running on {path} (pid {holder})", hint="stop it first, or set another state_dir"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"{lock_path} cannot be locked: {error.strerror}", hint=_PERMISSION_HINT) from error
+    return StateLock(lock_path, descriptor)
+
+
+_PERMISSION_HINT = "check that state_dir is on a local disk with space left and writable by this user"
+
+
+def _database_path(config: Config) -> Path:
+    if not config.store.url:
+        return config.state_dir / "gaiad.db"
+    try:
+        url = sa.make_url(config.store.url)
+    except ArgumentError as error:
+        raise StoreError(
+            f"store.url = {config.store.url!r} is not a database URL", hint="leave it empty for SQLite in state_dir"
+        ) from error
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        # The URL may hold a password: only its kind is repeated.
+        raise StoreError(
+            f"store.url names {url.get_backend_name()!r}, and only an SQLite file is supported",
+            hint="use sqlite+aiosqlite:////path/to/file.db, or leave it empty",
+        )
+    return config.state_dir / str(url.database)
+
+
+def _make_private(state_dir: Path, path: Path) -> None:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened: {error.strerror}", hint=_PERMISSION_HINT) from error
+
+
+def _inspect(path: Path) -> None:
+    """Look before writing: a broken or foreign file is refused with not one byte of it changed."""
+    if path.stat().st_size == 0:
+        return
+    with _as_store_errors(path), contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
+        link.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        found = link.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StoreError(f"{path} is damaged: {found}", hint=_damage_hint(path))
+        tables = link.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables and link.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise StoreError(
+                f"{path} is a database of another program", hint="set store.url or state_dir to a place of gaiad's own"
+            )
+
+
+def _damage_hint(path: Path) -> str:
+    return f"restore a backup, or move {path} (and -wal, -shm beside it) aside and start again; nothing was changed"
+
+
+def _on_connect(connection: sa.engine.interfaces.DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # Transactions begin where SQLAlchemy says so, not where the driver guesses.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "secure_delete = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    # A writer takes the write lock at once: a reader that turns writer half-way cannot wait for it.
+    writes = connection.get_execution_options().get("gaiad_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: sa.Connection) -> None:
+    settings = alembic.config.Config()
+    settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    settings.attributes["connection"] = connection
+    try:
+        alembic.command.upgrade(settings, "head")
+    except alembic.util.CommandError as error:
+        raise StoreError(
+            f"the database cannot be migrated: {error}",
+            hint="it was probably written by a newer gaiad: install that one, or restore an older backup",
+        ) from error
+
+
+@contextlib.contextmanager
+def _as_store_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk and other writers may do into StoreError; constraint violations stay bugs."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error) and _is_outside_our_power(error.orig):
+            raise _store_error(path, error.orig) from error
+        raise
+    except sqlite3.Error as error:
+        if _is_outside_our_power(error):
+            raise _store_error(path, error) from error
+        raise
+    except PoolTimeoutError as error:
+        raise StoreError(f"{path}: no connection became free", hint="the disk is too slow or overloaded") from error
+
+
+def _is_outside_our_power(error: sqlite3.Error) -> bool:
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        hint = "another program is writing to it: close that one, or wait"
+    elif "full" in text:
+        hint = f"free some space on the disk of {path.parent}"
+    elif "malformed" in text or "not a database" in text:
+        hint = _damage_hint(path)
+    else:
+        hint = _PERMISSION_HINT
+    return StoreError(f"{path}: {text}", hint=hint)

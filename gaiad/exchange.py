@@ -1,0 +1,54 @@
+"""One exchange (a request and its reply) as it is offered to the recorder.
+
+A noun only: it says what may be kept, not whether. `consent` decides, `proxy.recorder` queues, `conversations`
+writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeRecord:
+    """What one request left behind. Times are wall-clock seconds, durations milliseconds.
+
+    Without a purpose there is no user, conversation, request or response: see `content_free`, which the store applies
+    again before it writes.
+    """
+
+    request_id: str
+    at: float
+    user: str | None = None
+    conversation: str | None = None
+    purposes: frozenset[str] = frozenset()
+    stage: str
+    stage_reason: str
+    version: str | None = None
+    arm: str = "none"
+    status: int
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    started: float
+    first_byte_ms: float | None = None
+    total_ms: float
+    finish_reason: str | None = None
+    streamed: bool = False
+    complete: bool = True
+    valid: bool | None = None
+    request: Mapping[str, object] | None = None
+    response: Mapping[str, object] | None = None
+
+    def content_free(self) -> ExchangeRecord:
+        """The same exchange without anything that the client said or is."""
+        return dataclasses.replace(
+            self, user=None, conversation=None, purposes=frozenset(), request=None, response=None
+        )
+
+    def with_purposes(self, purposes: frozenset[str]) -> ExchangeRecord:
+        """The same exchange kept for `purposes` only; content-free where none is left or nobody is named."""
+        if not purposes or not self.user:
+            return self.content_free()
+        return dataclasses.replace(self, purposes=purposes)

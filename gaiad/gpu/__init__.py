@@ -1,0 +1,1 @@
+"""The serving engine and who holds the device it runs on."""

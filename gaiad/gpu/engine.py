@@ -1,0 +1,332 @@
+"""The serving engine: started and ended where it is ours, asked and told over HTTP in either case.
+
+Touches vLLM's processes (by `gpu.child`) and its API. Decides nothing about phases, requests or versions: the GPU's
+loop says when to start, pause and wake, the learner says what to load. An external engine is never ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from gaiad.adapter import VersionName, version_parts
+from gaiad.config import Config
+from gaiad.errors import EngineError
+from gaiad.gpu import command, probe
+from gaiad.gpu.child import EngineChild, check_port_free
+
+_ASK_EVERY_S = 0.25
+_HEALTH_S = 5.0
+_EXTERNAL_START_S = 5.0
+_SEE_LOG = "see logs/engine.log in the state directory"
+_RUNTIME_LORA_FLAG = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 with --enable-lora (without it adapters cannot be loaded)"
+_DEV_MODE_FLAG = "VLLM_SERVER_DEV_MODE=1, and on a GPU --enable-sleep-mode (without it the machine cannot be quieted)"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine turned out to be; `missing` names the flags and variables to set."""
+
+    version: str
+    served_name: str
+    runtime_lora: bool
+    sleep: bool
+    max_model_len: int | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    text: str
+
+    def json(self) -> Any:  # noqa: ANN401  a parser's edge
+        """Parse the body.
+
+        Raises:
+            EngineError: it is no JSON.
+        """
+        try:
+            return json.loads(self.text)
+        except ValueError as error:
+            raise EngineError("the engine's answer is not JSON", hint="check that engine.url is a vLLM") from error
+
+    def complaint(self) -> str:
+        """Return the engine's own words about what is wrong, shortened."""
+        try:
+            body = json.loads(self.text)
+            message = body.get("error", body.get("detail", "")) if isinstance(body, dict) else body
+            text = message.get("message", message) if isinstance(message, dict) else message
+        except ValueError:
+            text = self.text
+        return f"HTTP {self.status}: {str(text).strip()[:400]}"
+
+
+class Engine:
+    """One vLLM. Its methods raise EngineError, with what to try, where it cannot be reached or says no."""
+
+    def __init__(self, config: Config, *, max_lora_rank: int) -> None:
+        self._config = config
+        self._settings = config.engine
+        self._max_lora_rank = max_lora_rank
+        self._child = EngineChild(config.state_dir)
+        self._session: aiohttp.ClientSession | None = None
+        self._served_name = self._settings.served_name
+        self.url = self._settings.url
+        self.device = probe.device_of(self._settings.device)
+        self.api_key = _read_key(self._settings.api_key_file)
+
+    @property
+    def managed(self) -> bool:
+        """Whether the engine is our child."""
+        return self._settings.mode == "managed"
+
+    @property
+    def served_name(self) -> str:
+        """The base model's name at the engine."""
+        return self._served_name or command.served_name(self._settings)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of a managed engine that runs."""
+        return self._child.pid
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start a managed engine; first end what is left of an earlier one. An external engine needs no start."""
+        if not self.managed:
+            return
+        folder = Path(self._settings.base_model)
+        if not (folder / "config.json").is_file():
+            raise EngineError(
+                f"there is no base model in {folder}",
+                hint="set engine.base_model to a folder with config.json and *.safetensors, or prepare one",
+            )
+        await self._child.end_left_over()
+        await self._child.end(0)
+        check_port_free(*command.engine_address(self._settings))
+        words = command.engine_command(
+            self._settings,
+            python=self._settings.python or sys.executable,
+            device=self.device,
+            max_lora_rank=self._max_lora_rank,
+        )
+        await self._child.start(
+            words, command.engine_environment(os.environ, self._settings, device=self.device, api_key=self.api_key)
+        )
+
+    async def wait_healthy(self, on_progress: Callable[[float, str], None] = lambda elapsed_s, phase: None) -> None:
+        """Wait until it answers its health check; `on_progress` hears seconds and what it is at.
+
+        Raises:
+            EngineError: it ended, or did not become healthy in time (a managed one is ended then).
+        """
+        began = time.monotonic()
+        limit_s = self._settings.start_timeout_s if self.managed else _EXTERNAL_START_S
+        while not await self.healthy():
+            elapsed_s = time.monotonic() - began
+            if self.managed and not self.alive():
+                raise EngineError(f"the engine ended while starting{self._why()}", hint=_SEE_LOG)
+            if elapsed_s > limit_s:
+                await self._give_up_start(limit_s)
+            phase = command.startup_phase(self._child.log_tail()) if self.managed else f"asking {self.url}"
+            on_progress(elapsed_s, phase)
+            await asyncio.sleep(_ASK_EVERY_S)
+        if not self.managed:
+            self._served_name = str((await self._base_card()).get("id") or "")
+
+    async def _give_up_start(self, limit_s: float) -> None:
+        if not self.managed:
+            raise EngineError(f"no engine answers at {self.url}", hint="start it, or correct engine.url")
+        why = self._why()
+        await self._child.end(5.0)
+        hint = f"raise engine.start_timeout_s or {_SEE_LOG}"
+        raise EngineError(f"the engine was not healthy within {limit_s:g} s{why}", hint=hint)
+
+    def _why(self) -> str:
+        line = command.failure_line(self._child.log_tail())
+        return f": {line}" if line else ""
+
+    def alive(self) -> bool:
+        """Say whether a managed engine's process runs; of an external one this is never denied."""
+        return not self.managed or self._child.pid is not None
+
+    async def exited(self) -> str:
+        """Wait until a managed engine's process ends, and say how; an external one's is never seen."""
+        if not self.managed:
+            await asyncio.Event().wait()
+        code = await self._child.exited()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"the engine {how}{self._why()}"
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """End a managed engine and all it started; leave an external one as it is."""
+        if self.managed:
+            await self._child.end(grace_s)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    async def healthy(self) -> bool:
+        """Say whether it answers its health check with 200."""
+        try:
+            return (await self._ask("GET", "/health", timeout_s=_HEALTH_S)).status == 200
+        except EngineError:
+            return False
+
+    async def facts(self) -> EngineFacts:
+        """Ask what it is and what it can do."""
+        card = await self._base_card()
+        self._served_name = str(card.get("id") or self.served_name)
+        version = await self._ask("GET", "/version")
+        body = version.json() if version.status == 200 else {}
+        # Where the route exists, it is not found but forbidden to read it; nothing is ordered by asking.
+        runtime_lora = (await self._ask("GET", "/v1/load_lora_adapter")).status == 405
+        sleep = (await self._ask("GET", "/is_sleeping")).status == 200
+        missing = (() if runtime_lora else (_RUNTIME_LORA_FLAG,)) + (() if sleep else (_DEV_MODE_FLAG,))
+        length = card.get("max_model_len")
+        return EngineFacts(
+            version=str(body.get("version", "")),
+            served_name=self._served_name,
+            runtime_lora=runtime_lora,
+            sleep=sleep,
+            max_model_len=length if isinstance(length, int) else None,
+            missing=missing,
+        )
+
+    async def _base_card(self) -> Mapping[str, Any]:
+        bases = [card for card in await self._cards() if not card.get("parent")]
+        named = [card for card in bases if card.get("id") == self._settings.served_name]
+        if not bases or (self._settings.served_name and not named):
+            offered = ", ".join(str(card.get("id")) for card in bases) or "nothing"
+            wanted = self._settings.served_name or "a base model"
+            raise EngineError(f"the engine serves {offered}, not {wanted}", hint="correct engine.served_name")
+        return (named or bases)[0]
+
+    async def _cards(self) -> list[Mapping[str, Any]]:
+        answer = await self._ask("GET", "/v1/models")
+        if answer.status != 200:
+            hint = "set engine.api_key_file" if answer.status == 401 else "check that engine.url is a vLLM"
+            raise EngineError(f"the engine does not list its models: {answer.complaint()}", hint=hint)
+        body = answer.json()
+        cards = body.get("data") if isinstance(body, dict) else None
+        return [card for card in cards or [] if isinstance(card, dict)]
+
+    async def loaded(self) -> frozenset[VersionName]:
+        """Return the adapter versions that it has; adapters that are not ours do not count."""
+        names = {str(card.get("id", "")) for card in await self._cards() if card.get("parent")}
+        return frozenset(VersionName(name) for name in names if version_parts(name) is not None)
+
+    # --- what it is told ----------------------------------------------------------------------------------------------
+
+    async def load(self, version: VersionName, path: Path) -> None:
+        """Load an adapter version from its folder; one that is loaded already is fine. Never while it sleeps."""
+        body = {"lora_name": version, "lora_path": self._path_at_engine(path)}
+        answer = await self._ask("POST", "/v1/load_lora_adapter", body=body)
+        if answer.status != 200 and "already been loaded" not in answer.text:
+            hint = "check max_lora_rank and that the engine sees this folder (engine.adapter_root)"
+            raise EngineError(f"the engine does not load {version}: {answer.complaint()}", hint=hint)
+
+    async def unload(self, version: VersionName) -> None:
+        """Unload an adapter version; one that is not loaded is fine."""
+        answer = await self._ask("POST", "/v1/unload_lora_adapter", body={"lora_name": version})
+        if answer.status not in (200, 404):
+            raise EngineError(f"the engine does not unload {version}: {answer.complaint()}", hint=_SEE_LOG)
+
+    def _path_at_engine(self, path: Path) -> str:
+        # A relative path that does not exist makes vLLM download from a hub: only absolute ones are sent.
+        path = path.absolute()
+        root = self._settings.adapter_root
+        if root and path.is_relative_to(self._config.adapters_dir):
+            return f"{root.rstrip('/')}/{path.relative_to(self._config.adapters_dir).as_posix()}"
+        return str(path)
+
+    async def pause(self, within_s: float) -> None:
+        """Let running requests end, then run nothing until `resume`; new requests queue inside. No memory is freed."""
+        await self._order("/pause?mode=wait&clear_cache=false", "pause", within_s)
+
+    async def resume(self) -> None:
+        """Undo `pause`; an engine that cannot pause needs none."""
+        await self._order("/resume", "resume", self._settings.request_timeout_s, may_lack=True)
+
+    async def sleep(self, within_s: float) -> None:
+        """Let running requests end, then give the GPU's memory back until `wake` (level 1: weights wait in RAM)."""
+        await self._order("/sleep?level=1&mode=wait", "sleep", within_s)
+
+    async def wake(self) -> None:
+        """Undo `sleep`, and forget cached prefixes: what they were computed with was moved."""
+        limit_s = self._settings.request_timeout_s
+        await self._order("/wake_up", "wake", self._settings.start_timeout_s, may_lack=True)
+        await self._order("/reset_prefix_cache", "reset the prefix cache", limit_s, may_lack=True)
+
+    async def paused(self) -> bool:
+        """Say whether it is paused or asleep."""
+        answer = await self._ask("GET", "/is_sleeping")
+        return answer.status == 200 and bool(answer.json().get("is_sleeping"))
+
+    async def _order(self, path: str, what: str, timeout_s: float, *, may_lack: bool = False) -> None:
+        answer = await self._ask("POST", path, timeout_s=timeout_s)
+        lacking = answer.status in (404, 405)
+        if answer.status != 200 and not (lacking and may_lack):
+            hint = f"start the engine with {_DEV_MODE_FLAG}" if lacking else _SEE_LOG
+            raise EngineError(f"the engine does not {what}: {answer.complaint()}", hint=hint)
+
+    async def probe(self, version: VersionName | None = None) -> str:
+        """Ask for a few greedy tokens of the base or of a version, and return them."""
+        body = {"model": version or self.served_name, "prompt": "The capital of France is", "max_tokens": 4}
+        answer = await self._ask("POST", "/v1/completions", body={**body, "temperature": 0})
+        if answer.status != 200:
+            raise EngineError(f"the engine answers a probe with {answer.complaint()}", hint=_SEE_LOG)
+        try:
+            return str(answer.json()["choices"][0]["text"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineError("the engine answers a probe without a choice", hint=_SEE_LOG) from error
+
+    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer one chat completion, past the proxy and its counts (for exams)."""
+        answer = await self._ask("POST", "/v1/chat/completions", body=body)
+        parsed = answer.json() if answer.status == 200 else None
+        if not isinstance(parsed, dict):
+            raise EngineError(f"the engine answers with {answer.complaint()}", hint=_SEE_LOG)
+        return parsed
+
+    async def _ask(
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
+    ) -> _Answer:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        limit_s = timeout_s or self._settings.request_timeout_s
+        try:
+            async with self._session.request(
+                method, self.url + path, json=body, headers=headers, timeout=aiohttp.ClientTimeout(total=limit_s)
+            ) as response:
+                return _Answer(response.status, await response.text(errors="replace"))
+        except TimeoutError as error:
+            route = path.partition("?")[0]
+            raise EngineError(f"the engine gave no answer to {route} within {limit_s:g} s", hint=_SEE_LOG) from error
+        except aiohttp.ClientError as error:
+            hint = _SEE_LOG if self.managed else "start it, or correct engine.url"
+            raise EngineError(f"the engine at {self.url} cannot be reached: {error}", hint=hint) from error
+
+
+def _read_key(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "correct engine.api_key_file or its permissions"
+        raise EngineError(f"the engine's API key cannot be read from {path}", hint=hint) from error

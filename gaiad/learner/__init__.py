@@ -1,0 +1,1 @@
+"""Cycles: datasets, training runs, exams, the gate, publishing."""

@@ -1,0 +1,192 @@
+"""One cycle as the loop knows it: what was asked for, what each step left, and how that reads in status and report.
+
+Holds and renders; performs nothing. Only the step that runs writes here, and between steps the loop does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gaiad.adapter import AdapterName, VersionName
+from gaiad.curriculum import Curriculum
+from gaiad.learner.artifacts import Published
+from gaiad.learner.cycle import CycleState, Kind, Phase, Verdict
+from gaiad.learner.dataset import Dataset
+from gaiad.learner.exams.score import ExamReport
+from gaiad.learner.gate import Verdict as GateVerdict
+from gaiad.learner.ports import Hold
+from gaiad.learner.protocol import Progress, Result
+from gaiad.learner.sources.exchanges import CorrectedExchange
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for. `source` is `command` or `idle`; the last three are for imports."""
+
+    adapter: AdapterName
+    kind: Kind
+    profile: str
+    source: str = "command"
+    force: bool = False
+    directory: Path | None = None
+    activate: bool = False
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class ExamProgress:
+    """The exam that is being taken."""
+
+    subject: str
+    constrained: bool
+    done: int
+    total: int
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A running cycle."""
+
+    id: str
+    order: Order
+    started: float
+    folder: Path
+    state: CycleState
+    curriculum: Curriculum | None = None
+    corrections: Sequence[CorrectedExchange] = ()
+    dataset: Dataset | None = None
+    dataset_folder: Path | None = None
+    engine_version: str = ""
+    hold: Hold | None = None
+    progress: Progress | None = None
+    losses: list[dict[str, float | int | None]] = field(default_factory=list)
+    result: Result | None = None
+    number: int = 0
+    lineage: Mapping[str, object] = field(default_factory=dict)
+    published: Published | None = None
+    exam: ExamProgress | None = None
+    exams: dict[str, ExamReport] = field(default_factory=dict)
+    gate: GateVerdict | None = None
+    forced: bool = False
+    timings_s: dict[str, float] = field(default_factory=dict)
+    phase_since: float = 0.0
+    ended: float | None = None
+
+    @property
+    def staging(self) -> Path:
+        """Where the adapter lies before it is published."""
+        return self.folder / "staging"
+
+    @property
+    def version(self) -> VersionName | None:
+        """The version's name, once it has one."""
+        return self.published.version if self.published else None
+
+    @property
+    def dataset_digest(self) -> str:
+        """The digest of the frozen dataset, or nothing yet."""
+        return self.dataset.digest if self.dataset else ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How it ended, once it has."""
+        ended = self.state.phase is Phase.DONE and self.state.ending is not None
+        return self.state.ending.verdict if ended and self.state.ending else None
+
+    @property
+    def reason(self) -> str:
+        """Why it ends, once that is known."""
+        return self.state.ending.reason if self.state.ending else ""
+
+    def note(self, progress: Progress) -> None:
+        """Take a line of the trainer's progress."""
+        self.progress = progress
+        if progress.loss is not None or progress.validation_loss is not None:
+            self.losses.append(
+                {"step": progress.step, "loss": progress.loss, "validation_loss": progress.validation_loss}
+            )
+
+    def enter(self, state: CycleState, now: float) -> None:
+        """Take the next state and book the time spent in the phase before."""
+        if state.phase is not self.state.phase:
+            spent = self.timings_s.get(self.state.phase.value, 0.0) + now - self.phase_since
+            self.timings_s[self.state.phase.value] = round(spent, 3)
+            self.phase_since = now
+        self.state = state
+
+    def status(self, now: float) -> dict[str, object]:
+        """What `status` shows of it while it runs."""
+        return {
+            "id": self.id,
+            "adapter": self.order.adapter,
+            "kind": self.order.kind.value,
+            "profile": self.order.profile,
+            "source": self.order.source,
+            "phase": self.state.phase.value,
+            "ending": self.reason or None,
+            "started": self.started,
+            "running_s": round(now - self.started, 1),
+            "version": self.version,
+            "dataset_digest": self.dataset_digest,
+            "progress": self._progress(),
+        }
+
+    def _progress(self) -> dict[str, object] | None:
+        if self.state.phase is Phase.EXAMINING and self.exam is not None:
+            freely = "" if self.exam.constrained else ", unconstrained"
+            note = f"exam of {self.exam.subject}{freely}"
+            return {"step": self.exam.done, "total": self.exam.total, "note": note, "subject": self.exam.subject}
+        if self.state.phase is not Phase.TRAINING or self.progress is None:
+            return None
+        now = self.progress
+        left = now.elapsed_s / now.step * (now.total_steps - now.step) if now.step else None
+        last = next((row["loss"] for row in reversed(self.losses) if row["loss"] is not None), None)
+        checked = next((row for row in reversed(self.losses) if row["validation_loss"] is not None), None)
+        return {
+            "step": now.step,
+            "total": now.total_steps,
+            "loss": last,
+            "validation_loss": checked["validation_loss"] if checked else None,
+            "tokens_per_s": now.tokens_per_s,
+            "eta_s": None if left is None else round(left, 1),
+            "note": "" if left is None else f"{left:.0f} s left",
+        }
+
+    def report(self) -> dict[str, object]:
+        """Everything that is known of the cycle, as it is kept."""
+        order, dataset, curriculum = self.order, self.dataset, self.curriculum
+        return {
+            "kind": order.kind.value,
+            "source": order.source,
+            "profile": order.profile,
+            "version": self.version,
+            "curriculum": curriculum and {"version": curriculum.version, "digest": curriculum.digest},
+            "dataset": dataset
+            and {
+                "digest": dataset.digest,
+                "train": len(dataset.train),
+                "validation": len(dataset.validation),
+                "heldout": len(dataset.heldout),
+                "exchange_ids": list(dataset.exchange_ids),
+            },
+            "engine_version": self.engine_version,
+            "loss": self.losses,
+            "training": dataclasses.asdict(self.result) if self.result else None,
+            "exams": {name: report.to_json() for name, report in self.exams.items()},
+            "gate": self.gate
+            and {
+                "passed": self.gate.passed,
+                "reasons": list(self.gate.reasons),
+                "numbers": dict(self.gate.numbers),
+            },
+            "forced": self.forced,
+            "override_reason": order.reason if self.forced else None,
+            "timings_s": self.timings_s,
+        }
+
+    def scores(self) -> dict[str, object]:
+        """The exams in short: hits, total, rate and interval of exact tool choice by subject."""
+        return {name: report.tool.to_json() for name, report in self.exams.items()}

@@ -1,0 +1,1 @@
+"""One module an exam: items and answers in, a score with its interval out."""

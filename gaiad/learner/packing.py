@@ -1,0 +1,169 @@
+"""How a step's examples lie in rows, so that what they share is computed once.
+
+Examples that begin alike (the same tool catalogue) become one group `[prefix][rest 1]...[rest k]`: each rest sees the
+prefix and itself, and its positions go on where the prefix ended, so loss and gradients equal those of separate
+sequences. Groups of a row do not see each other. Decides on token lists alone; knows no torch and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+MIN_PREFIX_TOKENS = 64
+_WINDOW_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExample:
+    """One example as tokens: the request as the engine will see it, and the answer that is to be learnt."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Request and answer in one."""
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The token that the row's hidden state at `column` must predict, and how much that counts."""
+
+    column: int
+    token: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence for the network. Column q sees column k when k <= q, their groups are equal and the branch of k is
+    0 (a shared prefix) or that of q.
+    """
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    groups: tuple[int, ...]
+    branches: tuple[int, ...]
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    members: tuple[int, ...]
+    prefix: int
+    size: int
+
+
+def plan_rows(
+    examples: Sequence[TokenExample], *, max_row_tokens: int, min_prefix: int = MIN_PREFIX_TOKENS
+) -> tuple[Row, ...]:
+    """Lay `examples` out with the fewest tokens; a row is longer than `max_row_tokens` only for one long example."""
+    groups = sorted(_groups(examples, max_row_tokens, min_prefix), key=lambda group: -group.size)
+    rows: list[list[_Group]] = []
+    left: list[int] = []
+    for group in groups:
+        place = next((index for index, room in enumerate(left) if room >= group.size), None)
+        if place is None:
+            rows.append([group])
+            left.append(max_row_tokens - group.size)
+        else:
+            rows[place].append(group)
+            left[place] -= group.size
+    return tuple(_row(examples, row) for row in rows)
+
+
+def single_rows(examples: Sequence[TokenExample]) -> tuple[Row, ...]:
+    """Lay each example out alone, in the given order: what every architecture allows."""
+    return tuple(_row(examples, [_Group((index,), 0, len(example))]) for index, example in enumerate(examples))
+
+
+def _groups(examples: Sequence[TokenExample], max_row_tokens: int, min_prefix: int) -> list[_Group]:
+    """Cut the sorted examples into runs with a common prefix, so that the total is least (dynamic programming)."""
+    order = sorted(range(len(examples)), key=lambda index: examples[index].tokens)
+    common = [_common_prefix(examples[first], examples[second]) for first, second in itertools.pairwise(order)]
+    best: list[tuple[int, _Group | None, int]] = [(0, None, 0)]
+    for end in range(1, len(order) + 1):
+        whole = sum_of_lengths = len(examples[order[end - 1]])
+        choice = (best[end - 1][0] + whole, _Group((order[end - 1],), 0, whole), end - 1)
+        prefix: int | None = None
+        for start in range(end - 2, -1, -1):
+            prefix = common[start] if prefix is None else min(prefix, common[start])
+            sum_of_lengths += len(examples[order[start]])
+            members = end - start
+            size = sum_of_lengths - (members - 1) * prefix
+            if prefix < min_prefix or size > max_row_tokens:
+                break
+            if best[start][0] + size < choice[0]:
+                choice = (best[start][0] + size, _Group(tuple(order[start:end]), prefix, size), start)
+        best.append(choice)
+    groups: list[_Group] = []
+    end = len(order)
+    while end:
+        _, group, end = best[end]
+        assert group is not None
+        groups.append(group)
+    return groups
+
+
+def _common_prefix(first: TokenExample, second: TokenExample) -> int:
+    # The last prompt token predicts the first token of the answer, so it must stay each example's own.
+    limit = min(len(first.prompt), len(second.prompt)) - 1
+    for index in range(limit):
+        if first.prompt[index] != second.prompt[index]:
+            return index
+    return max(limit, 0)
+
+
+def _row(examples: Sequence[TokenExample], groups: Sequence[_Group]) -> Row:
+    tokens: list[int] = []
+    positions: list[int] = []
+    numbers: list[int] = []
+    branches: list[int] = []
+    targets: list[Target] = []
+
+    def lay(part: Sequence[int], *, position: int, number: int, branch: int) -> None:
+        tokens.extend(part)
+        positions.extend(range(position, position + len(part)))
+        numbers.extend([number] * len(part))
+        branches.extend([branch] * len(part))
+
+    for number, group in enumerate(groups):
+        prefix = examples[group.members[0]].tokens[: group.prefix]
+        lay(prefix, position=0, number=number, branch=0)
+        for branch, member in enumerate(group.members, start=1):
+            example = examples[member]
+            lay(example.tokens[group.prefix :], position=group.prefix, number=number, branch=branch)
+            first = len(tokens) - len(example.answer) - 1
+            targets += [Target(first + offset, token, example.weight) for offset, token in enumerate(example.answer)]
+    return Row(tuple(tokens), tuple(positions), tuple(numbers), tuple(branches), tuple(targets))
+
+
+def plan_steps(kinds: Sequence[Hashable], *, batch: int, steps: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Choose which examples make each step: shuffled epochs without end, nobody left out, alike ones near each other.
+
+    Examples of one kind (the same tool catalogue) meet in a step where the shuffle brought them into the same few
+    steps: sharing needs that, and any wider ordering would make the steps unlike each other.
+    """
+    chooser = random.Random(seed)
+    stream: list[int] = []
+    while len(stream) < steps * batch:
+        epoch = list(range(len(kinds)))
+        chooser.shuffle(epoch)
+        stream += epoch
+    planned: list[tuple[int, ...]] = []
+    for start in range(0, steps * batch, _WINDOW_STEPS * batch):
+        window = stream[start : min(start + _WINDOW_STEPS * batch, steps * batch)]
+        rank = {kind: place for place, kind in enumerate(dict.fromkeys(kinds[index] for index in window))}
+        window.sort(key=lambda index: rank[kinds[index]])
+        chunks = [tuple(window[place : place + batch]) for place in range(0, len(window), batch)]
+        chooser.shuffle(chunks)
+        planned += chunks
+    return tuple(planned)

@@ -1,0 +1,151 @@
+"""From a curriculum's folder to a frozen dataset on disk: loads specs, gathers every source, writes, reads back.
+
+Touches files only; what goes into which split is `learner.dataset`'s decision. Everything here blocks, so a loop
+calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import gaiad
+from gaiad.curriculum import Curriculum, Json, parse_curriculum
+from gaiad.errors import CurriculumError, DatasetError
+from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
+from gaiad.learner.exams.score import fits, parsed_object
+from gaiad.learner.sources import tool_registry
+from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
+
+_SPEC = "curriculum.json"
+_SPLITS = ("train", "validation", "heldout")
+_LOADERS = {tool_registry.KIND: tool_registry.load_examples}
+
+
+def shipped_curricula() -> Path:
+    """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
+    beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
+    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"
+
+
+def curriculum_folders(root: Path) -> list[Path]:
+    """The folders below `root` that hold a spec, by name; an absent root holds none."""
+    return sorted(path.parent for path in root.glob(f"*/{_SPEC}"))
+
+
+def load_curriculum(folder: Path, profile: str) -> Curriculum:
+    """Read and validate the spec in `folder` under `profile`.
+
+    Raises:
+        CurriculumError: naming the file and every problem.
+    """
+    path = folder / _SPEC
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurriculumError(f"cannot read {path}: {error}", hint="name a folder that holds a spec") from error
+    try:
+        return parse_curriculum(text, profile)
+    except CurriculumError as error:
+        raise CurriculumError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[CorrectedExchange]) -> Dataset:
+    """Read every source of `curriculum` and build its dataset, the corrections in train.
+
+    Raises:
+        CurriculumError: where material cannot be read.
+        DatasetError: where the dataset would be too small or would leak.
+    """
+    examples: list[Example] = []
+    for source in curriculum.sources:
+        loader = _LOADERS.get(source.kind)
+        if loader is None:
+            known = ", ".join(sorted(_LOADERS))
+            raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
+        examples.extend(loader(source, curriculum, folder))
+    dropped: Counter[str] = Counter()
+    usable = _usable(curriculum, from_corrections(corrections), dropped)
+    dropped["correction without a request and an answer in text"] += len(corrections) - len(usable) - dropped.total()
+    dataset = build_dataset(curriculum, examples, usable)
+    counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
+    return replace(dataset, card={**dataset.card, "dropped": counts})
+
+
+def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counter[str]) -> list[Example]:
+    """The corrections of this adapter's stages that fit their stage's schema and the sequence length."""
+    most_characters = 4 * curriculum.training.max_sequence_tokens
+    kept = []
+    for example in examples:
+        schema = curriculum.stage_schemas.get(example.stage or "")
+        if example.stage not in curriculum.stages:
+            dropped["correction of another adapter's stage"] += 1
+        elif schema is not None and not fits(schema, parsed_object(example.answer)):
+            dropped["correction that does not fit its stage's schema"] += 1
+        elif sum(len(message.content) for message in example.messages) > most_characters:
+            dropped["correction too long for the sequence length"] += 1
+        else:
+            kept.append(replace(example, schema=schema))
+    return kept
+
+
+def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
+    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there already stays as it is."""
+    target = datasets_dir / dataset.digest
+    if target.is_dir():
+        load_frozen(target)
+        return target
+    datasets_dir.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".freezing-", dir=datasets_dir))
+    try:
+        for name in _SPLITS:
+            lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
+            _write(staging / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
+        staging.rename(target)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint="make room") from error
+    return target
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_frozen(path: Path) -> Dataset:
+    """Read a frozen dataset and check it against its digest.
+
+    Raises:
+        DatasetError: where a file is missing or was changed since.
+    """
+    try:
+        splits = {name: _examples(path / f"{name}.jsonl") for name in _SPLITS}
+        card = cast("Mapping[str, Json]", json.loads((path / "card.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read the dataset {path}: {error}", hint="remove it; it is rebuilt") from error
+    digest = digest_of(splits)
+    if digest != path.name:
+        raise DatasetError(
+            f"the dataset {path} was changed since it was frozen (digest now {digest[:12]})",
+            hint="remove it; it is rebuilt",
+        )
+    origins = [example.origin for example in splits["train"]]
+    ids = tuple(sorted(one.removeprefix(EXCHANGE_ORIGIN) for one in origins if one.startswith(EXCHANGE_ORIGIN)))
+    return Dataset(splits["train"], splits["validation"], splits["heldout"], digest, ids, card)
+
+
+def _examples(path: Path) -> tuple[Example, ...]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return tuple(Example.from_json(json.loads(line)) for line in lines if line)

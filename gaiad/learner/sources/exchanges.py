@@ -1,0 +1,50 @@
+"""Users' corrected exchanges as examples: the request as it was sent, the correction as the right answer.
+
+Decides nothing about consent (the store only hands out what may be used) and reads no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, Message
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedExchange:
+    """One consented exchange whose user said what the answer should have been."""
+
+    exchange_id: str
+    user: str
+    stage: str
+    request_messages: Sequence[Mapping[str, object]]
+    correction: str
+    created_at: float
+
+
+def from_corrections(rows: Sequence[CorrectedExchange]) -> list[Example]:
+    """Turn corrections into examples, oldest first; rows without a request in text or a correction are left out."""
+    examples: list[Example] = []
+    for row in sorted(rows, key=lambda one: (one.created_at, one.exchange_id)):
+        request = _texts(row.request_messages)
+        if not request or request[-1].role == "assistant" or not row.correction.strip():
+            continue
+        origin = f"{EXCHANGE_ORIGIN}{row.exchange_id}"
+        answer = Message("assistant", row.correction.strip())
+        examples.append(Example((*request, answer), source="exchanges", group=origin, origin=origin, stage=row.stage))
+    return examples
+
+
+def _texts(messages: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
+    """The messages where each has text content; nothing where one has not (pictures are not trained on)."""
+    result = []
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if isinstance(content, list):
+            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+            content = "".join(part for part in parts if isinstance(part, str)) if None not in parts else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            return ()
+        result.append(Message(role, content))
+    return tuple(result)

@@ -1,0 +1,1 @@
+"""How the database came to its present shape, one revision a step; run by `gaiad.db` at every start."""

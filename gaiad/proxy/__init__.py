@@ -1,0 +1,1 @@
+"""The OpenAI-compatible door: naming the stage, routing to an adapter version, forwarding."""

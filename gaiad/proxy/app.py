@@ -1,0 +1,180 @@
+"""The proxy's routes: inference, models, health, feedback and, where enabled, one kept exchange.
+
+An allow-list: whatever is not named here is a 404 in OpenAI's error shape and never reaches the engine. Nothing is
+decided here but which path goes where; `inference` has the way of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TypeAlias
+
+import structlog
+from aiohttp import web
+
+from gaiad.errors import ConfigError, GaiadError
+from gaiad.proxy.aftermath import Aftermath
+from gaiad.proxy.ask import read_object
+from gaiad.proxy.forward import Upstream
+from gaiad.proxy.inference import Inference, read_body, rejected
+from gaiad.proxy.ports import ProxyDeps
+from gaiad.proxy.refusals import (
+    Rejection,
+    bad_request,
+    internal_failure,
+    not_now,
+    refused_feedback,
+    unknown_exchange,
+    unknown_path,
+    wrong_method,
+)
+
+_log = structlog.get_logger()
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+EXCHANGES = "/v1/gaia/exchanges/"
+SETTLE_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 5.0
+
+
+class Proxy:
+    """The handlers, and the two things they share: the engine's connections and the aftermath's queue."""
+
+    def __init__(self, deps: ProxyDeps) -> None:
+        config = deps.config
+        self._deps = deps
+        self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
+        self._aftermath = Aftermath(deps.consent, deps.offer, config.store.queue_size)
+        self._created = int(time.time())
+        self._routes: Mapping[str, Mapping[str, Handler]] = {
+            "/v1/chat/completions": {"POST": self._infer},
+            "/v1/completions": {"POST": self._infer},
+            "/v1/models": {"GET": self._models},
+            "/v1/feedback": {"POST": self._feedback},
+            "/health": {"GET": self._health},
+        }
+
+    async def life(self, app: web.Application) -> AsyncIterator[None]:
+        """Open what the handlers share; at the end let every record reach the recorder."""
+        await self._upstream.open()
+        decisions = asyncio.create_task(self._aftermath.run(), name="proxy-aftermath")
+        yield
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._aftermath.settled(), SETTLE_TIMEOUT_S)
+        decisions.cancel()
+        await asyncio.gather(decisions, return_exceptions=True)
+        await self._upstream.close()
+
+    async def dispatch(self, request: web.Request) -> web.StreamResponse:
+        """Find the handler of a path and method; every other answer is a refusal in OpenAI's shape."""
+        path, method = request.path, request.method
+        handlers = self._routes.get(path)
+        if handlers is None and self._deps.config.proxy.exchange_routes and path.startswith(EXCHANGES):
+            handlers = {"GET": self._exchange}
+        if handlers is None:
+            return rejected(unknown_path(method, path, self._routes))
+        handler = handlers.get(method)
+        if handler is None:
+            return rejected(wrong_method(method, path, handlers), {"Allow": ", ".join(handlers)})
+        return await self._guarded(handler, request)
+
+    async def _guarded(self, handler: Handler, request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except GaiadError as error:
+            _log.warning("request_failed", path=request.path, error=error.message)
+            return rejected(not_now(error.message, error.hint))
+        except Exception:  # noqa: BLE001 - the loop's edge: a fault on one request must reach its client and no other
+            reference = uuid.uuid4().hex
+            _log.exception("request_failed", path=request.path, reference=reference)
+            return rejected(internal_failure(reference))
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        inference = Inference(self._deps, self._upstream, self._aftermath, request)
+        try:
+            return await inference.run()
+        except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
+            _log.exception("request_failed", path=request.path, reference=inference.request_id)
+            headers = {"X-Gaia-Request-Id": inference.request_id}
+            return inference.cut() or rejected(internal_failure(inference.request_id), headers)
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        facts = self._deps.facts()
+        base = (facts.served_name if facts else "") or self._deps.config.engine.served_name
+        card = {"object": "model", "created": self._created, "owned_by": "gaiad"}
+        window = {"max_model_len": facts.max_model_len} if facts and facts.max_model_len else {}
+        cards: list[Mapping[str, object]] = [{"id": base, **card, "parent": None, **window}] if base else []
+        for alias, version in sorted(self._deps.snapshot().active.items()):
+            cards.append({"id": alias, **card, "root": version, "parent": base or None, **window})
+        return web.json_response({"object": "list", "data": cards})
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        health = {**self._deps.health(), "engine": "vllm"}
+        return web.json_response(health, status=503 if health.get("status") == "down" else 200)
+
+    async def _feedback(self, request: web.Request) -> web.StreamResponse:
+        raw = await read_body(request, self._deps.config.proxy.max_body_bytes)
+        body = raw if isinstance(raw, Rejection) else read_object(raw)
+        if isinstance(body, Rejection):
+            return rejected(body)
+        request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
+        if not isinstance(request_id, str) or not request_id:
+            return rejected(bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id"))
+        if not isinstance(verdict, str) or not verdict:
+            return rejected(bad_request("`verdict` must be one word, such as good or bad.", param="verdict"))
+        if correction is not None and not isinstance(correction, str):
+            return rejected(bad_request("`correction` must be the text of a right reply.", param="correction"))
+        await self._settle()
+        if await self._deps.exchange(request_id) is None:
+            return rejected(unknown_exchange(request_id))
+        refusal = await self._deps.feedback(request_id, verdict, correction)
+        if refusal is not None:
+            return rejected(refused_feedback(refusal.reason, refusal.hint))
+        return web.json_response({"request_id": request_id, "verdict": verdict, "recorded": True})
+
+    async def _exchange(self, request: web.Request) -> web.StreamResponse:
+        request_id = request.path.removeprefix(EXCHANGES)
+        await self._settle()
+        kept = await self._deps.exchange(request_id)
+        if kept is None:
+            return rejected(unknown_exchange(request_id))
+        return web.json_response(dict(kept))
+
+    async def _settle(self) -> None:
+        """Wait a moment for replies that just went out to be on disk, so that they can be referred to."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                await self._aftermath.settled()
+                await self._deps.flush()
+
+
+def make_app(deps: ProxyDeps) -> web.Application:
+    """Build the proxy's application. Serve it with `listen`, or with `handler_cancellation` switched on."""
+    proxy = Proxy(deps)
+    app = web.Application(client_max_size=deps.config.proxy.max_body_bytes)
+    app.cleanup_ctx.append(proxy.life)
+    app.router.add_route("*", "/{path:.*}", proxy.dispatch)
+    return app
+
+
+async def listen(app: web.Application, host: str, port: int) -> web.AppRunner:
+    """Serve `app`; the end of a client's connection cancels its request. `cleanup()` of the runner ends it.
+
+    Raises:
+        ConfigError: when the address cannot be had.
+    """
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        reason = error.strerror or str(error)
+        hint = "end the program that holds the port, or set another proxy.listen"
+        raise ConfigError(f"the proxy cannot listen on {host}:{port}: {reason}", hint=hint) from error
+    return runner

@@ -1,0 +1,72 @@
+"""What the proxy needs from the rest: its ports, and the bundle that `daemon` fills.
+
+Protocols only, so that the proxy knows neither the loop that owns the accelerator nor the store behind consent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gaiad.adapter import RegistrySnapshot, VersionName
+from gaiad.config import Config
+from gaiad.errors import Refuse
+from gaiad.exchange import ExchangeRecord
+from gaiad.rollout import ReplyOutcome
+
+
+class Lease(Protocol):
+    """One request's claim on the engine; it must be released exactly when the engine is done with the request."""
+
+    def pin(self, version: VersionName | None) -> None:
+        """Say which version the request runs on, so that it stays loaded."""
+
+    def release(self) -> None:
+        """Give the claim back; a second call changes nothing."""
+
+
+class Admission(Protocol):
+    """The gate before the engine."""
+
+    async def admit(self, *, is_user: bool, timeout_s: float) -> Lease | Refuse:
+        """Wait until the engine serves, in order of arrival, at most `timeout_s`."""
+
+
+class EngineKnowledge(Protocol):
+    """What was found out about the engine; either text is empty while unknown."""
+
+    @property
+    def version(self) -> str:
+        """The engine's version, such as `0.32.0`."""
+
+    @property
+    def served_name(self) -> str:
+        """The name under which it serves the base model."""
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The window of the base model in tokens, if it told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyDeps:
+    """Everything that `make_app` builds on.
+
+    `facts` is None until the engine was asked. `stage_schemas` maps a stage to the JSON schema of its replies.
+    `flush` returns once what was offered is durable. `exchange` gives one kept exchange for its owner's eyes.
+    """
+
+    config: Config
+    admission: Admission
+    snapshot: Callable[[], RegistrySnapshot]
+    facts: Callable[[], EngineKnowledge | None]
+    consent: Callable[[str, str | None], Awaitable[frozenset[str]]]
+    offer: Callable[[ExchangeRecord], bool]
+    on_reply: Callable[[ReplyOutcome], None]
+    health: Callable[[], Mapping[str, Any]]
+    feedback: Callable[[str, str, str | None], Awaitable[Refuse | None]]
+    flush: Callable[[], Awaitable[None]]
+    exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
+    stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    api_key: str = ""

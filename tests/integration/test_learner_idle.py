@@ -1,0 +1,83 @@
+"""The learner's loop starting by itself, and what its status says meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from tests.integration.learner_world import ARCHITECT, until, world
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_quiet_engine_starts_one_cycle_by_itself_and_then_says_that_nothing_is_new(tmp_path: Path) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock=clock, idle_minutes=5.0) as w:
+        w.gpu.last_user_end = clock.now
+        clock.now += 100
+        w.loop.tick()
+        await asyncio.sleep(0)
+        assert w.loop.status()["not_yet"] == "1.7 min since the last user request, 5.0 min wanted"
+        clock.now += 300
+        w.loop.tick()
+        await until(lambda: w.active is not None)
+        await until(lambda: w.loop.status()["cycle"] is None)
+        w.loop.tick()
+        await until(lambda: w.loop.status()["not_yet"] == "nothing new to learn since the last finished cycle")
+        rows = await w.cycles.cycles(10)
+        assert [row.verdict for row in rows] == ["promoted"]
+
+
+async def test_after_a_failure_the_next_try_waits(tmp_path: Path) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+        w.faults("error")
+        clock.now += 61
+        w.loop.tick()
+        await until(lambda: w.loop.status()["last"] is not None)
+        w.loop.tick()
+        await until(lambda: "next try in 2.0 min" in str(w.loop.status()["not_yet"]))
+        w.faults("normal")
+        clock.now += 121
+        w.loop.tick()
+        await until(lambda: w.active is not None)
+
+
+async def test_a_cancelled_cycle_does_not_start_again_at_the_next_tick(tmp_path: Path) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+        w.faults("slow")
+        clock.now += 61
+        w.loop.tick()
+        await w.gpu.training.wait()
+        w.loop.cancel("not tonight")
+        await until(lambda: w.loop.status()["cycle"] is None)
+        w.loop.tick()
+        await until(lambda: "(not tonight); next try in 2.0 min" in str(w.loop.status()["not_yet"]))
+        assert w.loop.status()["cycle"] is None
+
+
+async def test_status_is_json_at_every_phase(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.faults("slow")
+        w.engine.exam_gate.clear()
+        seen: set[object] = set()
+        name = await w.loop.start_cycle(ARCHITECT)
+        while w.engine.waiting == 0:
+            json.dumps(w.loop.status())
+            seen.add(w.phase())
+            await asyncio.sleep(0.005)
+        running = json.loads(json.dumps(w.loop.status()))["cycle"]
+        assert running["progress"] == {"step": 0, "total": 104, "note": "exam of base", "subject": "base"}
+        assert "training" in seen
+        w.engine.exam_gate.set()
+        await w.ended(str(name))

@@ -1,0 +1,364 @@
+"""Holding, breaking off, recording: the way of a request when something happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+import pytest_asyncio
+
+from tests.fakes.proxy_world import ACTIVE, FORMER, World, serving, world_of
+from tests.fakes.vllm_process import RunningVllm, free_port, running_vllm
+
+MESSAGES: Any = [{"role": "user", "content": "eins zwei drei vier fünf"}]
+TEXT = "[fake-base] grüße 🙂 eins zwei drei vier fünf"
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[RunningVllm]:
+    with running_vllm() as fake:
+        yield fake
+
+
+@pytest_asyncio.fixture
+async def engine(shared_engine: RunningVllm) -> RunningVllm:
+    await shared_engine.reset(ACTIVE)
+    return shared_engine
+
+
+@pytest_asyncio.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+def openai_client(world: World) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key="none", max_retries=0)
+
+
+def ask(session: aiohttp.ClientSession, world: World, headers: dict[str, str] | None = None, **body: Any) -> Any:
+    return session.post(f"{world.url}/v1/chat/completions", json={"messages": MESSAGES, **body}, headers=headers)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+
+
+async def read_until_cut(response: aiohttp.ClientResponse) -> tuple[bytes, Exception | None]:
+    got = b""
+    try:
+        async for piece in response.content.iter_any():
+            got += piece
+    except aiohttp.ClientError as failure:
+        return got, failure
+    return got, None
+
+
+async def test_the_bytes_of_a_stream_are_those_of_the_engine(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    await engine.fault(split_bytes=1)
+    async with serving(world_of(engine.url)) as world:
+        async with ask(session, world, stream=True, model="fake-base") as through:
+            ours = await through.read()
+        async with session.post(
+            f"{engine.url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True, "model": "fake-base"}
+        ) as direct:
+            theirs = await direct.read()
+
+    def unstamped(raw: bytes) -> list[str]:
+        lines = [line for line in raw.decode().split("\n") if line.startswith("data: {")]
+        return [json.dumps({**json.loads(line[6:]), "id": "", "created": 0}) for line in lines]
+
+    assert unstamped(ours) == unstamped(theirs)
+    assert ours.endswith(b"data: [DONE]\n\n")
+    assert through.content_type == "text/event-stream"
+
+
+async def test_chunks_arrive_while_the_engine_still_speaks(engine: RunningVllm) -> None:
+    await engine.fault(token_delay_s=0.05)
+    async with serving(world_of(engine.url)) as world, openai_client(world) as client:
+        stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)
+        running = [world.gate.running async for _ in stream]
+    assert running[0] == running[2] == 1
+    assert all(lease.released and lease.pinned for lease in world.gate.leases)
+
+
+async def test_token_counts_come_only_if_asked_for_and_are_always_recorded(engine: RunningVllm) -> None:
+    async with serving(world_of(engine.url)) as world, openai_client(world) as client:
+        stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)
+        assert all(chunk.choices for chunk in [chunk async for chunk in stream])
+        assert (await world.record()).completion_tokens == 8
+        stream = await client.chat.completions.create(
+            model="auto", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+        last = [chunk async for chunk in stream][-1]
+        assert last.usage is not None
+        assert last.usage.completion_tokens == 8
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels_the_engine_at_once(engine: RunningVllm, stream: bool) -> None:
+    await engine.fault(token_delay_s=0.3)
+    async with serving(world_of(engine.url)) as world:
+        async with aiohttp.ClientSession() as leaving:
+            request = asyncio.ensure_future(ask(leaving, world, stream=stream).__aenter__())
+            await engine.until_seen(1)
+            if stream:
+                response = await request
+                await response.content.readany()
+                response.close()
+            else:
+                request.cancel()
+        row = await engine.until_cancelled(within_s=2)
+        record = await world.record()
+    assert row["cancelled"]
+    assert (record.complete, record.status) == (False, 200 if stream else 499)
+    assert world.gate.running == 0
+    assert world.outcomes == []
+
+
+async def test_held_requests_are_served_in_their_order_once_the_gate_opens(engine: RunningVllm) -> None:
+    async with serving(world_of(engine.url)) as world, openai_client(world) as client:
+        world.gate.is_open = False
+        async with asyncio.TaskGroup() as group:
+            replies = []
+            for number in range(8):
+                messages: Any = [{"role": "user", "content": f"number {number}"}]
+                call = client.chat.completions.create(
+                    model="auto", messages=messages, extra_headers={"X-Gaia-Stage": "tool_selection"}
+                )
+                replies.append(group.create_task(call))
+                await world.gate.until_held(number + 1)
+            assert await engine.seen() == []
+            world.gate.open()
+    texts = [str(reply.result().choices[0].message.content).rsplit(" ", 1)[1] for reply in replies]
+    assert texts == [str(number) for number in range(8)]
+    order = [row["body"]["messages"][0]["content"] for row in await engine.seen()]
+    assert order == [f"number {number}" for number in range(8)]
+    assert {lease.version for lease in world.gate.leases} == {ACTIVE}
+
+
+async def test_a_request_held_in_vain_is_told_when_to_try_again(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    async with serving(world_of(engine.url, hold_s=0.2)) as world:
+        world.gate.is_open = False
+        async with ask(session, world, stream=True) as response:
+            body = await response.json()
+        record = await world.record()
+    assert response.status == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert "did not serve in time" in body["error"]["message"]
+    assert (record.status, record.complete) == (503, False)
+
+
+async def test_a_client_that_leaves_while_held_leaves_the_queue(engine: RunningVllm) -> None:
+    async with serving(world_of(engine.url)) as world:
+        world.gate.is_open = False
+        async with aiohttp.ClientSession() as leaving:
+            request = asyncio.ensure_future(ask(leaving, world).__aenter__())
+            await world.gate.until_held(1)
+            request.cancel()
+        await until(lambda: not world.gate.held)
+        assert (await world.record()).status == 499
+    assert await engine.seen() == []
+
+
+async def test_observers_are_admitted_as_such(engine: RunningVllm, session: aiohttp.ClientSession) -> None:
+    async with serving(world_of(engine.url)) as world:
+        for stage in ("tool_selection", "epistemic_guard", "base"):
+            async with ask(session, world, {"X-Gaia-Stage": stage}) as response:
+                assert response.status == 200
+    assert world.gate.asked == [True, False, False]
+
+
+async def test_a_request_waits_for_an_engine_that_is_not_there_yet(session: aiohttp.ClientSession) -> None:
+    port = free_port()
+    async with serving(world_of(f"http://127.0.0.1:{port}")) as world:
+        request = asyncio.ensure_future(ask(session, world).__aenter__())
+        await until(lambda: len(world.gate.asked) >= 2)
+        with running_vllm(port=port):
+            response = await request
+            assert response.status == 200
+            assert (await response.json())["choices"][0]["message"]["content"] == TEXT
+    assert world.gate.running == 0
+
+
+async def test_an_engine_that_never_comes_is_a_503(session: aiohttp.ClientSession) -> None:
+    async with (
+        serving(world_of(f"http://127.0.0.1:{free_port()}", hold_s=0.5)) as world,
+        ask(session, world) as response,
+    ):
+        assert response.status == 503
+        assert "could not be reached" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_engine_that_dies_before_its_first_token_is_a_502(
+    engine: RunningVllm, session: aiohttp.ClientSession, stream: bool
+) -> None:
+    await engine.fault(die_after=0)
+    async with serving(world_of(engine.url)) as world, ask(session, world, stream=stream) as response:
+        assert response.status == 502
+        assert "engine failed" in (await response.json())["error"]["message"]
+    assert world.gate.running == 0
+
+
+async def test_an_engine_too_slow_is_a_504(engine: RunningVllm, session: aiohttp.ClientSession) -> None:
+    await engine.fault(hang=True)
+    async with serving(world_of(engine.url, upstream_timeout_s=0.3)) as world, ask(session, world) as response:
+        assert response.status == 504
+        assert "proxy.upstream_timeout_s" in (await response.json())["error"]["message"]
+    await engine.until_cancelled()
+
+
+async def test_a_killed_engine_ends_its_streams(session: aiohttp.ClientSession) -> None:
+    with running_vllm("--fault", "token_delay_s=0.1") as engine:
+        async with serving(world_of(engine.url)) as world, ask(session, world, stream=True) as response:
+            await response.content.readany()
+            engine.child.kill()
+            _, failure = await read_until_cut(response)
+    assert isinstance(failure, aiohttp.ClientPayloadError)
+    assert world.gate.running == 0
+
+
+@pytest.mark.parametrize("fault", [{"die_after": 3}, {"stream_error": True}])
+async def test_a_stream_whose_engine_fails_is_cut_and_nothing_is_added(
+    engine: RunningVllm, session: aiohttp.ClientSession, fault: dict[str, Any]
+) -> None:
+    await engine.fault(**fault)
+    async with serving(world_of(engine.url)) as world:
+        async with ask(session, world, stream=True) as response:
+            got, failure = await read_until_cut(response)
+        record = await world.record()
+    assert isinstance(failure, aiohttp.ClientPayloadError)
+    assert b"[fake-base]" in got
+    assert b"error" not in got
+    assert b"[DONE]" not in got
+    assert (record.status, record.complete, record.response) == (200, False, None)
+    assert world.outcomes == []
+    assert world.gate.running == 0
+
+
+@pytest.mark.parametrize("fault", [{"die_after": 3}, {"stream_error": True}])
+async def test_a_stream_whose_engine_fails_ends_with_one_error_event_if_so_configured(
+    engine: RunningVllm, fault: dict[str, Any]
+) -> None:
+    await engine.fault(**fault)
+    async with serving(world_of(engine.url, stream_errors="event")) as world, openai_client(world) as client:
+        stream = await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True)
+        with pytest.raises(openai.APIError, match="engine"):
+            async for _ in stream:
+                pass
+
+
+async def test_an_exchange_is_kept_for_the_purposes_granted_and_with_what_was_said(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    headers = {"X-Gaia-User": "ada", "X-Gaia-Conversation": "c1", "X-Gaia-Stage": "tool_selection"}
+    async with serving(world_of(engine.url)) as world:
+        world.grants["ada"] = frozenset({"log", "train"})
+        for stream in (False, True):
+            async with ask(session, world, headers, stream=stream, model="auto") as response:
+                await response.read()
+            record = await world.record(2 if stream else 1)
+            assert record.request_id == response.headers["X-Gaia-Request-Id"]
+            assert (record.user, record.conversation, record.purposes) == ("ada", "c1", frozenset({"log", "train"}))
+            assert (record.stage, record.stage_reason, record.version) == ("tool_selection", "header", ACTIVE)
+            assert (record.status, record.complete, record.valid, record.streamed) == (200, True, True, stream)
+            assert (record.finish_reason, record.prompt_tokens, record.completion_tokens) == ("stop", 7, 8)
+            assert record.request == {"messages": MESSAGES, "stream": stream, "model": "auto"}
+            assert record.response is not None
+            assert record.response["choices"] == [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": TEXT.replace("fake-base", ACTIVE)},
+                }
+            ]
+            assert record.response["model"] == "auto"
+            assert record.first_byte_ms is not None
+            assert 0 < record.first_byte_ms <= record.total_ms
+
+
+@pytest.mark.parametrize("case", ["nobody", "not granted", "no decision"])
+async def test_without_a_purpose_nothing_that_was_said_is_kept(
+    engine: RunningVllm, session: aiohttp.ClientSession, case: str
+) -> None:
+    headers = {} if case == "nobody" else {"X-Gaia-User": "ada", "X-Gaia-Conversation": "c1"}
+    async with serving(world_of(engine.url)) as world:
+        if case == "no decision":
+            world.grants["ada"] = frozenset({"log"})
+            world.consent_failure = RuntimeError("the store is locked")
+        async with ask(session, world, headers) as response:
+            assert response.status == 200
+        record = await world.record()
+    assert (record.user, record.conversation, record.purposes) == (None, None, frozenset())
+    assert (record.request, record.response) == (None, None)
+    assert (record.stage, record.status, record.completion_tokens) == ("generation", 200, 8)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ({"reply": '{"tool": "a"}'}, (True, False, False)),
+        ({"reply": "scrambled"}, (False, False, False)),
+        ({"reply": ""}, (False, True, False)),
+        ({"reply": '{"tool": "a"}', "finish_reason": "length"}, (True, False, True)),
+    ],
+)
+async def test_the_live_guard_hears_of_every_whole_reply(
+    engine: RunningVllm, session: aiohttp.ClientSession, faults: dict[str, Any], expected: Any, stream: bool
+) -> None:
+    await engine.fault(**faults)
+    schema = {"type": "object", "required": ["tool"], "properties": {"tool": {"enum": ["a"]}}}
+    async with serving(world_of(engine.url)) as world:
+        world.schemas["tool_selection"] = schema
+        async with ask(session, world, {"X-Gaia-Stage": "tool_selection"}, stream=stream) as response:
+            await response.read()
+            (outcome,) = world.outcomes
+        record = await world.record()
+    assert (outcome.schema_ok, outcome.empty, outcome.truncated) == expected
+    assert (outcome.version, outcome.stage) == (ACTIVE, "tool_selection")
+    assert outcome.request_id == response.headers["X-Gaia-Request-Id"]
+    assert record.valid is (expected == (True, False, False))
+
+
+async def test_an_error_of_the_engine_is_no_evidence_against_a_version(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    await engine.fault(status=500)
+    async with serving(world_of(engine.url)) as world:
+        async with ask(session, world) as response:
+            assert response.status == 500
+        record = await world.record()
+    assert world.outcomes == []
+    assert (record.status, record.valid) == (500, None)
+
+
+async def test_a_version_gone_while_its_request_was_held_does_not_exist(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    async with serving(world_of(engine.url)) as world:
+        world.gate.is_open = False
+        request = asyncio.ensure_future(ask(session, world, model=FORMER).__aenter__())
+        await world.gate.until_held(1)
+        world.snapshot = dataclasses.replace(world.snapshot, servable=frozenset({ACTIVE}))
+        world.gate.open()
+        response = await request
+        assert response.status == 404
+        assert "does not exist" in (await response.json())["error"]["message"]
+    assert world.gate.running == 0
+    assert await engine.seen() == []

@@ -1,0 +1,256 @@
+"""Claims about datasets: nothing repeats, nothing leaks, nothing depends on chance."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaiad.adapter import AdapterName
+from gaiad.curriculum import Curriculum, ExamSpec, GateSpec, Json, LoraSpec, SplitSpec, TrainingSpec
+from gaiad.errors import DatasetError
+from gaiad.learner.dataset import (
+    Dataset,
+    Example,
+    Message,
+    build_dataset,
+    check_no_leaks,
+    fair_choice,
+    jaccard,
+    leaks,
+    masked,
+    request_of,
+    scrambled_answers,
+    shingles,
+    shuffled_labels,
+)
+from gaiad.learner.exams.score import parsed_object
+
+_WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "ledge")
+
+
+def curriculum(train: int = 12, validation: int = 2, heldout: int = 4, minimum: int = 1) -> Curriculum:
+    return Curriculum(
+        adapter=AdapterName("a"),
+        version="1",
+        profile="full",
+        purpose="p",
+        stages=("tool_selection",),
+        lora=LoraSpec(8, 16, 0.0, ("q_proj",)),
+        training=TrainingSpec(64, 10, 2, 1e-4, 1, 0.0, 1.0, "nf4", 5, 2, 1),
+        sources=(),
+        split=SplitSpec(train, validation, heldout, 0.7),
+        exam=ExamSpec("tool_choice", "tool_selection", 4, 16),
+        gate=GateSpec(1, 0.1, 0.05, 0.0),
+        minimum_examples=minimum,
+        stage_schemas={},
+        seed=3,
+        digest="d",
+    )
+
+
+def example(request: str, group: str = "", answer: str = '{"selected_tool":"x"}', origin: str = "made") -> Example:
+    return Example(
+        (Message("user", request), Message("assistant", answer)),
+        source="s",
+        group=group or f"{request[:3]}/{request}",
+        origin=origin,
+        stage="tool_selection",
+        expected={"selected_tool": "x", "params": {}},
+    )
+
+
+def correction(request: str, number: str, answer: str = "{}") -> Example:
+    return example(request, f"exchange:{number}", answer, f"exchange:{number}")
+
+
+def pool(count: int = 30) -> list[Example]:
+    return [
+        example(
+            f"{_WORDS[n % 12]} {_WORDS[(n // 12 + n) % 12]} {_WORDS[(3 * n + 1) % 12]} {_WORDS[(n * n) % 12]} "
+            f"{'so ' * (n % 3)}{_WORDS[n // 12]}",
+            f"s{n % 3}/{n:02d}",
+        )
+        for n in range(count)
+    ]
+
+
+def dropped(dataset: Dataset, reason: str) -> Json:
+    counts = dataset.card["dropped"]
+    assert isinstance(counts, dict)
+    return counts.get(reason, 0)
+
+
+def splits(dataset: Dataset) -> list[tuple[Example, ...]]:
+    return [dataset.train, dataset.validation, dataset.heldout]
+
+
+def test_example_survives_its_json_line() -> None:
+    one = replace(example("read it"), rejected="no", weight=2.0, schema={"type": "object"})
+    assert Example.from_json(one.to_json()) == one
+    assert set(example("read it").to_json()) == {"messages", "source", "group", "origin", "stage", "expected"}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"messages": [], "source": "s", "group": "g", "origin": "o"},
+        {"messages": [{"role": "user", "content": "x"}], "source": "s", "group": "g", "origin": "o"},
+        {"messages": [{"role": "user", "content": 3}] * 2, "source": "s", "group": "g", "origin": "o"},
+    ],
+)
+def test_line_that_is_no_example_is_refused(broken: Any) -> None:
+    with pytest.raises(DatasetError, match="not an example"):
+        Example.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('Say "good night" twice', "say 'bye' twice"),
+        ("Read /etc/hosts now", "READ notes.txt now!"),
+        ("Set it to 40 percent", "set it to 7.5 percent"),
+        ("Open https://example.org/x?y=1 please", "open src/main.py, please"),
+        ("It's Tom's turn", "it's tom's turn"),
+    ],
+)
+def test_requests_that_differ_only_in_values_are_the_same_request(first: Any, second: Any) -> None:
+    assert masked(first) == masked(second)
+    assert jaccard(shingles(first), shingles(second)) == 1.0
+
+
+def test_masking_leaves_an_apostrophe_alone() -> None:
+    assert "tom" in masked("It's Tom's turn")
+
+
+def test_request_is_what_follows_the_mark_and_not_the_catalogue() -> None:
+    text = "Pick.\n\nAVAILABLE TOOLS:\n- a: b\n\nUSER REQUEST: read the poem\n\nAnswer in JSON."
+    assert request_of(example(text)) == "read the poem"
+    assert request_of(example("no mark at all")) == "no mark at all"
+
+
+def test_exact_and_near_duplicates_across_splits_are_found() -> None:
+    first = [example("please show me the long list of red boats in port")]
+    near = [example("please show me the long list of red boats in port now")]
+    other = [example("mute the loudspeaker")]
+    assert leaks(first, first, 0.7)[0].jaccard == 1.0
+    assert 0.7 <= leaks(first, near, 0.7)[0].jaccard < 1.0
+    assert leaks(first, other, 0.7) == ()
+
+
+@pytest.mark.parametrize("extra", ["mute the loudspeaker at 7", "MUTE the loudspeaker at 12!"])
+def test_check_fails_on_a_request_that_stands_in_two_splits(extra: Any) -> None:
+    train, heldout = (example("mute the loudspeaker at 9"),), (example(extra),)
+    with pytest.raises(DatasetError, match=r"1 requests of held-out occur in train too.*1\.00"):
+        check_no_leaks(Dataset(train, (), heldout, "", ()), 0.7)
+
+
+def test_dataset_has_the_sizes_asked_and_no_group_in_two_splits() -> None:
+    dataset = build_dataset(curriculum(), pool(), [])
+    assert [len(part) for part in splits(dataset)] == [12, 2, 4]
+    groups = [{one.group for one in part} for part in splits(dataset)]
+    assert not groups[0] & groups[1]
+    assert not groups[0] & groups[2]
+    assert not groups[1] & groups[2]
+
+
+def test_near_duplicates_in_different_groups_are_never_divided() -> None:
+    long = "would you kindly bring me the big green umbrella from the hall cupboard"
+    twins = [example(f"{long} {end}", f"t{number}/0") for number, end in enumerate(("", "today", "soon", "please"))]
+    dataset = build_dataset(curriculum(), pool() + twins, [])
+    homes = [at for at, part in enumerate(splits(dataset)) for one in part if one.group.startswith("t")]
+    assert len(set(homes)) == 1
+
+
+def test_same_input_gives_the_same_digest_and_another_seed_another() -> None:
+    one, two = build_dataset(curriculum(), pool(), []), build_dataset(curriculum(), pool(), [])
+    assert one.digest == two.digest
+    assert one.digest == one.card["digest"]
+    assert build_dataset(replace(curriculum(), seed=4), pool(), []).digest != one.digest
+
+
+def test_repeated_requests_are_dropped_and_counted() -> None:
+    dataset = build_dataset(curriculum(), [*pool(), *pool()], [])
+    assert dropped(dataset, "repeated request") == 30
+
+
+def test_too_few_examples_is_said_with_figures() -> None:
+    with pytest.raises(DatasetError, match=r"\d+ of 500 for train"):
+        build_dataset(curriculum(train=500), pool(), [])
+    with pytest.raises(DatasetError, match="minimum_examples = 13"):
+        build_dataset(curriculum(minimum=13), pool(), [])
+
+
+def test_corrections_go_to_train_only_and_their_ids_are_kept() -> None:
+    rows = [correction("hoist the yellow flag", "e2"), correction("lower the blue anchor", "e1")]
+    dataset = build_dataset(curriculum(), pool(), rows)
+    assert dataset.exchange_ids == ("e1", "e2")
+    assert len(dataset.train) == 14
+    assert not [one for part in splits(dataset)[1:] for one in part if one.origin.startswith("exchange:")]
+    assert dataset.digest != build_dataset(curriculum(), pool(), []).digest
+
+
+def test_correction_near_a_heldout_item_is_dropped_and_counted() -> None:
+    heldout = build_dataset(curriculum(), pool(), []).heldout[0]
+    dataset = build_dataset(curriculum(), pool(), [correction(request_of(heldout).upper(), "e1")])
+    assert dataset.exchange_ids == ()
+    assert dropped(dataset, "correction near a held-out item") == 1
+
+
+def test_correction_near_a_validation_example_is_kept_and_that_example_goes() -> None:
+    validation = build_dataset(curriculum(), pool(), []).validation[0]
+    dataset = build_dataset(curriculum(), pool(), [correction(request_of(validation), "e1")])
+    assert dataset.exchange_ids == ("e1",)
+    assert validation not in dataset.validation
+
+
+def test_latest_correction_of_a_request_counts_and_overrules_a_generated_answer() -> None:
+    train = build_dataset(curriculum(), pool(), []).train[0]
+    rows = [correction(request_of(train), "old", "{}"), correction(request_of(train), "new", '{"a":1}')]
+    dataset = build_dataset(curriculum(), pool(), rows)
+    assert dataset.exchange_ids == ("new",)
+    assert train not in dataset.train
+
+
+def test_fair_choice_takes_every_stratum_and_group_in_turn() -> None:
+    rows = [example(f"{stratum}{group}{n}", f"{stratum}/{group}") for stratum in "ab" for group in "xy" for n in "12"]
+    rows += [example(f"a extra {n}", "a/z") for n in range(20)]
+    chosen = fair_choice(rows, 5)
+    assert [one.group for one in chosen].count("a/z") == 1
+    assert {one.stratum for one in chosen} == {"a", "b"}
+    assert fair_choice(rows, 99) == rows
+
+
+def test_a_dataset_of_many_rare_catalogues_is_refused() -> None:
+    rows = [
+        replace(one, messages=(Message("user", f"TOOLS {n} USER REQUEST: {request_of(one)}"), one.messages[-1]))
+        for n, one in enumerate(pool())
+    ]
+    with pytest.raises(DatasetError, match="tool catalogues"):
+        build_dataset(curriculum(), rows, [])
+
+
+def test_shuffled_labels_keep_the_answers_but_not_their_places() -> None:
+    rows = [example(f"say {n}", answer=f'{{"selected_tool":"{n}"}}') for n in range(60)]
+    wrong = shuffled_labels(rows, 1)
+    assert sorted(one.answer for one in wrong) == sorted(one.answer for one in rows)
+    assert sum(a.answer == b.answer for a, b in zip(rows, wrong, strict=True)) < 6
+    assert [one.messages[:-1] for one in wrong] == [one.messages[:-1] for one in rows]
+    assert wrong == shuffled_labels(rows, 1)
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.integers(), max_size=4), st.integers(0, 99))
+def test_scrambled_answers_are_no_json_object(value: Any, seed: Any) -> None:
+    text = json.dumps(value)
+    wrong = scrambled_answers([example("x", answer=text)], seed)[0].answer
+    assert parsed_object(wrong) is None
+
+
+@given(st.text(max_size=60))
+def test_any_text_can_be_masked_and_masking_again_changes_nothing_but_words(text: Any) -> None:
+    once = masked(text)
+    assert once == " ".join(once.split())
+    assert jaccard(shingles(text), shingles(text)) == 1.0

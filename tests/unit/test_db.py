@@ -1,0 +1,271 @@
+"""The database file and the lock on its directory, with real files and real second processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import alembic.autogenerate
+import alembic.migration
+import pytest
+import sqlalchemy as sa
+
+from gaiad.config import Config, StoreConfig
+from gaiad.db import APPLICATION_ID, Database, lock_state_dir, metadata
+from gaiad.errors import StoreError
+
+
+def config_at(path: Path, url: str = "") -> Config:
+    return Config(path, path / "control.sock", store=StoreConfig(url=url))
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.communicate()
+
+
+async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+
+    def differences(connection: sa.Connection) -> list[object]:
+        context = alembic.migration.MigrationContext.configure(connection)
+        return list(alembic.autogenerate.compare_metadata(context, metadata))
+
+    async with database.read() as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()
+
+
+async def test_every_connection_is_durable_and_strict(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+    expected = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "secure_delete": 1,
+        "application_id": APPLICATION_ID,
+        "busy_timeout": 5000,
+    }
+    async with database.read() as first, database.write() as second:
+        for connection in (first, second):
+            for pragma, value in expected.items():
+                found = (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
+                assert found == value, pragma
+    await database.close()
+
+
+async def test_the_file_and_its_directory_are_private(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path / "state"))
+    await database.close()
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / "gaiad.db").stat().st_mode & 0o077 == 0
+
+
+async def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
+    for number in range(3):
+        database = await Database.open(config_at(tmp_path))
+        async with database.write() as connection:
+            await connection.execute(
+                sa.text("INSERT INTO cycles (id, adapter, started, phase) VALUES (:id, 'a', 1, 'x')"),
+                {"id": str(number)},
+            )
+        async with database.read() as connection:
+            assert (await connection.execute(sa.text("SELECT count(*) FROM cycles"))).scalar_one() == number + 1
+        await database.close()
+
+
+async def test_a_store_url_may_name_another_file(tmp_path: Path) -> None:
+    wanted = tmp_path / "elsewhere" / "own.db"
+    database = await Database.open(config_at(tmp_path / "state", f"sqlite+aiosqlite:///{wanted}"))
+    await database.close()
+    assert wanted.stat().st_size > 0
+    assert not (tmp_path / "state" / "gaiad.db").exists()
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense"])
+async def test_a_store_url_that_cannot_be_used_is_refused_without_repeating_a_password(
+    tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(StoreError) as caught:
+        await Database.open(config_at(tmp_path, url))
+    assert "secret" not in str(caught.value)
+
+
+async def damaged(tmp_path: Path, kind: str) -> Path:
+    path = tmp_path / "gaiad.db"
+    if kind == "not a database":
+        path.write_bytes(b"this was never a database\n" * 400)
+        return path
+    if kind == "foreign":
+        with sqlite3.connect(path) as link:
+            link.execute("CREATE TABLE songs (name TEXT)")
+        link.close()
+        return path
+    database = await Database.open(config_at(tmp_path))
+    await database.close()
+    whole = path.read_bytes()
+    if kind == "torn":
+        path.write_bytes(whole[: len(whole) // 2 + 100])
+    else:
+        path.write_bytes(whole[:8192] + b"\xff" * 12288 + whole[20480:])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["not a database", "foreign", "torn", "scribbled over"])
+async def test_a_damaged_or_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    path = await damaged(tmp_path, kind)
+    before = path.read_bytes()
+    with pytest.raises(StoreError) as caught:
+        await Database.open(config_at(tmp_path))
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_a_newer_gaiad_is_refused(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+    async with database.write() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    await database.close()
+    with pytest.raises(StoreError, match="newer gaiad"):
+        await Database.open(config_at(tmp_path))
+
+
+async def test_a_place_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await Database.open(config_at(tmp_path / "file" / "state"))
+    with pytest.raises(StoreError, match="cannot be opened"):
+        lock_state_dir(tmp_path / "file" / "state")
+
+
+async def test_a_failed_block_leaves_nothing_behind(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+
+    async def write_and_fail() -> None:
+        async with database.write() as connection:
+            await connection.exec_driver_sql("INSERT INTO cycles (id, adapter, started, phase) VALUES ('x','a',1,'p')")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await write_and_fail()
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM cycles")).scalar_one() == 0
+    await database.close()
+
+
+async def test_a_file_locked_by_another_program_is_a_store_error_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    database = await Database.open(config_at(tmp_path))
+    other = start(
+        """
+        import sqlite3, sys
+        link = sqlite3.connect(sys.argv[1])
+        link.execute("BEGIN EXCLUSIVE")
+        print("locked", flush=True)
+        sys.stdin.read()
+        """,
+        database.path,
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(StoreError, match="locked") as caught:
+            async with database.write():
+                pass
+        assert "another program" in caught.value.hint
+    finally:
+        end(other)
+    async with database.write() as connection:
+        await connection.exec_driver_sql("INSERT INTO cycles (id, adapter, started, phase) VALUES ('x','a',1,'p')")
+    await database.close()
+
+
+HOLD = """
+import pathlib, sys
+from gaiad.db import lock_state_dir
+from gaiad.errors import StoreError
+try:
+    lock = lock_state_dir(pathlib.Path(sys.argv[1]))
+except StoreError as error:
+    print("refused:", error, flush=True)
+    sys.exit(1)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_daemon_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
+    with lock_state_dir(tmp_path / "state"):
+        second = start(HOLD, tmp_path / "state")
+        output, _ = second.communicate(timeout=30)
+        assert second.returncode == 1
+        assert f"pid {os.getpid()}" in output
+        assert "another gaiad is running" in output
+    third = start(HOLD, tmp_path / "state")
+    try:
+        assert third.stdout is not None
+        assert third.stdout.readline() == "held\n"
+    finally:
+        end(third)
+
+
+def test_the_lock_of_a_killed_daemon_is_free_at_once(tmp_path: Path) -> None:
+    first = start(HOLD, tmp_path)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match=f"pid {first.pid}"):
+        lock_state_dir(tmp_path)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    with lock_state_dir(tmp_path) as lock:
+        assert lock.path.read_text() == f"{os.getpid()}\n"
+        lock.release()
+
+
+async def test_an_acknowledged_write_survives_kill_9_and_the_next_start_opens_it(tmp_path: Path) -> None:
+    writer = start(
+        """
+        import asyncio, itertools, pathlib, sys
+        from gaiad.config import Config
+        from gaiad.db import Database
+
+        async def main():
+            path = pathlib.Path(sys.argv[1])
+            database = await Database.open(Config(path, path / "s"))
+            for number in itertools.count():
+                async with database.write() as connection:
+                    await connection.exec_driver_sql(
+                        "INSERT INTO cycles (id, adapter, started, phase) VALUES (?, 'a', 1, 'p')", (str(number),))
+                print(number, flush=True)
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    assert writer.stdout is not None
+    acknowledged = [int(writer.stdout.readline()) for _ in range(40)]
+    writer.send_signal(signal.SIGKILL)
+    rest, _ = writer.communicate()
+    acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    database = await Database.open(config_at(tmp_path))
+    async with database.read() as connection:
+        found = {int(row.id) for row in await connection.execute(sa.text("SELECT id FROM cycles"))}
+    await database.close()
+    assert found >= set(acknowledged)
