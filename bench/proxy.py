@@ -1,164 +1,159 @@
-"""What the proxy adds to a request, beside the same request sent straight to the engine.
+"""What the proxy costs, beside the same traffic straight to the engine, through nginx and through vllm-router.
 
-    python -m bench.proxy [--requests 300] [--rounds 4] [--json]
+    python -m bench.proxy [--rounds 5] [--seconds 4] [--only gaiad nginx] [--json]
 
-A fake engine answers at once, so the difference is the proxy's own cost. Direct and proxied rounds alternate in one
-run; the table shows medians over rounds and their ratios. Numbers from different machines do not compare; ratios do.
+Upstream and load generator are C, compiled at the start; where there are two cores they have one and the proxies the
+other. The engine's first chunk comes 10 ms after the request. In each round every target has its turn in each way of
+asking; the table shows medians and, in brackets, ranges. CPU is that of a target's process tree until it is quiet
+again, so recording that lags behind is charged too; in the column `direct` it is that of upstream and load generator,
+which says how far they are from being the limit.
+Rows with a + are added to the direct way in the same round. Machines differ: compare columns, not runs.
+
+A bar that is missed is a result, not a failure. Exit code 1 means that something did not run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import platform
-import socket
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-import aiohttp
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ROOT = Path(__file__).resolve().parent.parent
-BODY = {
-    "model": "auto",
-    "messages": [
-        {"role": "system", "content": "You are a careful assistant. " * 40},
-        {"role": "user", "content": "Hi"},
-    ],
-    "max_tokens": 16,
-}
+from bench.load import targets as kinds
+from bench.load.compiled import compile_into
+from bench.load.errors import CannotMeasure
+from bench.load.figures import as_json, table, verdicts
+from bench.load.rounds import Rounds
+from bench.load.targets import CONSENTED, DIRECT, NAMES, LeftOut, Target
+from bench.load.tree import on_core, settle, two_cores
+from gaiad.errors import GaiadError
 
+QUEUE = 1_000_000
+"""Records that may wait here. At full speed the default of 2,000 would drop some and make recording look cheap."""
 
-def free_port() -> int:
-    """A TCP port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+NEWEST = 1000
 
 
-async def wait_for(session: aiohttp.ClientSession, url: str, seconds: float) -> None:
-    """Poll `url` until it answers 200.
-
-    Raises:
-        TimeoutError: after `seconds`.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def started(stack: ExitStack, folder: Path, direct: Target, core: int | None, only: Sequence[str]) -> list[Target]:
+    """Start what was asked for and can be had; what is left out says so at once."""
+    port = direct.port
+    makers: dict[str, AbstractContextManager[Target]] = {
+        kinds.PLAIN: kinds.gaiad(folder / "plain", port, core, consented=False, queue=QUEUE),
+        kinds.CONSENTED: kinds.gaiad(folder / "consented", port, core, consented=True, queue=QUEUE),
+        kinds.NGINX: kinds.nginx(folder / "nginx", port, core),
+        kinds.VLLM_ROUTER: kinds.vllm_router(folder / "router", port, core),
+    }
+    found = [direct]
+    for name, maker in makers.items():
+        if name not in only:
+            continue
         try:
-            async with session.get(url) as reply:
-                if reply.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.05)
-    raise TimeoutError(f"{url} did not answer within {seconds} s")
+            found.append(stack.enter_context(maker))
+        except LeftOut as reason:
+            print(f"bench: {name} is left out: {reason}", file=sys.stderr)
+    return found
 
 
-async def one_round(session: aiohttp.ClientSession, url: str, model: str, requests: int, stream: bool) -> list[float]:
-    """Send `requests` one after another; returns each one's milliseconds."""
-    body = {**BODY, "model": model, "stream": stream}
-    took = []
-    for _ in range(requests):
-        started = time.perf_counter()
-        async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
-            await reply.read()
-            if reply.status != 200:
-                raise RuntimeError(f"{url} answered {reply.status}")
-        took.append((time.perf_counter() - started) * 1000)
-    return took
+def recorded(target: Target, asked: int) -> tuple[bool, str]:
+    """Whether all that a consented target was asked is kept with its content, and a line that says so."""
+    settle(target.pid)
+    assert target.control is not None
+    store = target.status()["store"]
+    newest = target.control.get("exchanges", limit=NEWEST)["exchanges"]
+    full = sum(bool(row["purposes"]) for row in newest)
+    line = f"{asked:,} requests, {store['written']:,} records written, {store['dropped']} dropped, {store['failed']} "
+    line += f"failed; of the newest {len(newest)}, {full} with their content"
+    whole = store["written"] >= asked and not store["dropped"] and not store["failed"] and full == len(newest)
+    return whole, line
 
 
-async def throughput(session: aiohttp.ClientSession, url: str, model: str, requests: int, streams: int) -> float:
-    """Send `requests` over `streams` connections at once; returns requests a second."""
-    left = iter(range(requests))
-    body = {**BODY, "model": model}
-
-    async def worker() -> None:
-        for _ in left:
-            async with session.post(f"{url}/v1/chat/completions", json=body) as reply:
-                await reply.read()
-
-    started = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(streams)))
-    return requests / (time.perf_counter() - started)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` (0..1) of `values` do not exceed."""
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-async def measure(requests: int, rounds: int, engine: str, proxy: str) -> dict[str, dict[str, float]]:
-    """Alternate direct and proxied rounds; returns medians over rounds by target."""
-    results: dict[str, dict[str, list[float]]] = {"direct": {}, "gaiad": {}}
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
-        await wait_for(session, f"{engine}/health", 30)
-        await wait_for(session, f"{proxy}/health", 30)
-        for _ in range(rounds):
-            for name, url, model in (("direct", engine, "base"), ("gaiad", proxy, "auto")):
-                plain = await one_round(session, url, model, requests, stream=False)
-                streamed = await one_round(session, url, model, requests // 2, stream=True)
-                rate = await throughput(session, url, model, requests * 2, 32)
-                row = results[name]
-                row.setdefault("p50_ms", []).append(percentile(plain, 0.5))
-                row.setdefault("p99_ms", []).append(percentile(plain, 0.99))
-                row.setdefault("stream_p50_ms", []).append(percentile(streamed, 0.5))
-                row.setdefault("requests_per_s", []).append(rate)
-    return {name: {key: statistics.median(v) for key, v in row.items()} for name, row in results.items()}
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Start everything, run the rounds, end everything; prints the table unless JSON is wanted."""
+    programs, cores = compile_into(folder), two_cores()
+    proxy_core, load_core = cores or (None, None)
+    with on_core(load_core), ExitStack() as stack:
+        direct = stack.enter_context(kinds.upstream(programs.upstream, load_core))
+        targets = started(stack, folder, direct, proxy_core, options.only)
+        rounds = Rounds(programs.load, folder, options.seconds)
+        for target in targets:
+            rounds.warm_up(target)
+        measured = []
+        for number in range(options.rounds):
+            found: dict[str, dict[str, float]] = {}
+            for name, way, figures in rounds.round(targets, number):
+                print(f"bench: round {number + 1} of {options.rounds}, {way}, {name}", file=sys.stderr)
+                found.setdefault(name, {}).update(figures)
+            measured.append(found)
+        records = {target.name: recorded(target, rounds.asked[target.name]) for target in targets if target.control}
+    names = [target.name for target in targets]
+    if not options.json:
+        print_table(measured, names, records, cores, options)
+    told = {name: line for name, (_, line) in records.items()}
+    whole = CONSENTED not in records or records[CONSENTED][0]
+    return {**as_json(measured, names), "recorded": told, "all_recorded": whole, **about(options, cores)}
 
 
-def run(requests: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Start a fake engine and a daemon in front of it, measure, end both."""
-    engine_port, proxy_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "gaiad.toml"
-        config.write_text(
-            f'state_dir = "{folder}/state"\ncontrol_socket = "{folder}/control.sock"\n'
-            f'[proxy]\nlisten = "127.0.0.1:{proxy_port}"\n[engine]\nmode = "external"\n'
-            f'url = "http://127.0.0.1:{engine_port}"\nbase_model = "base"\n[learning]\nenabled = false\n'
-            '[log]\nlevel = "error"\n'
-        )
-        commands = [
-            [sys.executable, "-m", "tests.fakes.vllm", "--port", str(engine_port), "--served-model-name", "base"],
-            [sys.executable, "-m", "gaiad", "--config", str(config)],
-        ]
-        children = [subprocess.Popen(command, cwd=ROOT) for command in commands]
-        try:
-            urls = f"http://127.0.0.1:{engine_port}", f"http://127.0.0.1:{proxy_port}"
-            return asyncio.run(measure(requests, rounds, *urls))
-        finally:
-            for child in reversed(children):
-                child.terminate()
-            for child in children:
-                child.wait(15)
+def about(options: argparse.Namespace, cores: tuple[int, int] | None) -> dict[str, object]:
+    """The machine and the plan."""
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {**machine, "separate_cores": cores is not None, "rounds": options.rounds, "seconds": options.seconds}
 
 
-def main() -> None:
-    """Measure and print one table."""
+def print_table(
+    measured: Sequence[dict[str, dict[str, float]]],
+    names: Sequence[str],
+    records: dict[str, tuple[bool, str]],
+    cores: tuple[int, int] | None,
+    options: argparse.Namespace,
+) -> None:
+    """The table, what was recorded, and the bars."""
+    where = "proxies on one, upstream and load on another" if cores else "all on one, so latencies say little"
+    print(f"{platform.machine()}, {os.cpu_count()} cores ({where}), Python {platform.python_version()}; ", end="")
+    print(f"median (range) of {options.rounds} rounds of {options.seconds} s")
+    print("\n".join(table(measured, names)))
+    for name, (whole, line) in records.items():
+        told = "" if whole or name != CONSENTED else "; NOT ALL IS KEPT, so its figures do not count"
+        print(f"{name}: {line}{told}")
+    print("\n".join(verdict.line() for verdict in verdicts(measured)))
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4, help="of each way of asking, for each target, in each round")
+    others = [name for name in NAMES if name != DIRECT]
+    parser.add_argument("--only", nargs="+", choices=others, default=others, help="besides direct, which always runs")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    results = run(options.requests, options.rounds)
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print one table; 1 where something did not run."""
+    options = parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: it was ended"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-proxy-") as folder:
+            found = measure(options, Path(folder))
+    except (CannotMeasure, GaiadError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     if options.json:
-        print(json.dumps(results))
-        return
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians of {options.rounds}"
-    )
-    print(f"{'':16}{'direct':>12}{'gaiad':>12}{'added':>12}{'ratio':>9}")
-    for key in results["direct"]:
-        direct, proxied = results["direct"][key], results["gaiad"][key]
-        print(f"{key:16}{direct:12.2f}{proxied:12.2f}{proxied - direct:12.2f}{proxied / direct:8.2f}x")
+        print(json.dumps(found))
+    return 0 if found["all_recorded"] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
