@@ -1,4 +1,4 @@
-"""What the engine gets in place of what the client sent, and what the client reads in place of what it said.
+"""What the engine gets in place of what the client sent.
 
 Rewrites `model`, takes `metadata.gaia_*` out, asks for token counts in streams, and translates constraints between
 `guided_*` and `structured_outputs` for the engine's version. A constraint is translated or refused, never dropped:
@@ -7,15 +7,14 @@ newer engines ignore `guided_*` with HTTP 200, older ones `structured_outputs`. 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
+
+from gaiad.proxy.body import Fields, given, joined, raw, value_of
 from gaiad.proxy.refusals import Rejection, bad_request
-
-Body = dict[str, Any]
 
 GUIDED: Mapping[str, str] = {
     "guided_json": "json",
@@ -27,11 +26,15 @@ _NO_CONSTRAINT = ("guided_decoding_backend", "guided_whitespace_pattern")
 _MODERN_SINCE = (0, 11)
 
 
+_GUIDED_KEYS = frozenset({*GUIDED, *_NO_CONSTRAINT})
+_TRUE = b"true"
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A body for the engine. `hide_usage`: token counts in the stream were our wish, not the client's."""
+    """A body for the engine, encoded. `hide_usage`: token counts in the stream were our wish, not the client's."""
 
-    body: Body
+    body: bytes
     hide_usage: bool = False
 
 
@@ -41,55 +44,71 @@ def engine_release(version: str | None) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def for_engine(body: Body, *, model: str, engine_version: str | None) -> Rewritten | Rejection:
-    """Rewrite a client's body for the engine; the client's own dict stays as it is."""
-    constrained = _with_constraint(body, engine_release(engine_version))
+def for_engine(fields: Fields, *, model: str, engine_version: str | None) -> Rewritten | Rejection:
+    """Rewrite a client's body for the engine; what is not meant to change is copied byte for byte."""
+    constrained = _with_constraint(fields, engine_version)
     if isinstance(constrained, Rejection):
         return constrained
-    sent = {**constrained, "model": model}
-    metadata = sent.get("metadata")
-    if isinstance(metadata, dict):
-        kept = {key: value for key, value in metadata.items() if not key.startswith("gaia_")}
-        if kept:
-            sent["metadata"] = kept
-        elif metadata:
-            del sent["metadata"]
-    return _counting_tokens(sent)
+    sent = dict(constrained)
+    sent["model"] = raw(model)
+    if "metadata" in sent:
+        _take_out_ours(sent)
+    hide_usage = _count_tokens(sent) if "stream" in sent else False
+    return Rewritten(joined(sent), hide_usage)
 
 
-def _counting_tokens(sent: Body) -> Rewritten:
-    options = sent.get("stream_options")
-    if sent.get("stream") is not True or not (options is None or isinstance(options, dict)):
-        return Rewritten(sent)
+def _take_out_ours(sent: dict[str, msgspec.Raw]) -> None:
+    metadata = value_of(sent, "metadata")
+    if not isinstance(metadata, dict) or not any(key.startswith("gaia_") for key in metadata):
+        return
+    kept = {key: value for key, value in metadata.items() if not key.startswith("gaia_")}
+    if kept:
+        sent["metadata"] = raw(kept)
+    else:
+        del sent["metadata"]
+
+
+def _count_tokens(sent: dict[str, msgspec.Raw]) -> bool:
+    """Ask for token counts in a stream; say whether that is our wish alone."""
+    if bytes(sent["stream"]) != _TRUE:
+        return False
+    options = value_of(sent, "stream_options")
+    if not (options is None or isinstance(options, dict)):
+        return False
     options = options or {}
     if options.get("include_usage"):
-        return Rewritten(sent)
-    return Rewritten({**sent, "stream_options": {**options, "include_usage": True}}, hide_usage=True)
+        return False
+    sent["stream_options"] = raw({**options, "include_usage": True})
+    return True
 
 
-def _with_constraint(body: Body, release: tuple[int, int] | None) -> Body | Rejection:
-    guided = [key for key in GUIDED if body.get(key) is not None]
-    conflict = _conflict(body, guided)
+def _with_constraint(fields: Fields, engine_version: str | None) -> Fields | Rejection:
+    # 1. Not constrained in either way: most requests.
+    if _GUIDED_KEYS.isdisjoint(fields) and "structured_outputs" not in fields:
+        return fields
+    release = engine_release(engine_version)
+    guided = [key for key in GUIDED if given(fields, key)]
+    conflict = _conflict(fields, guided)
     if conflict is not None:
         return conflict
-    # 1. Constrained in the old way: as the engine understands it.
+    # 2. Constrained in the old way: as the engine understands it.
     if guided:
-        return _from_guided(body, guided[0], release)
-    # 2. Constrained in the new way, and the engine is too old for it.
-    if body.get("structured_outputs") is not None and release is not None and release < _MODERN_SINCE:
-        return _to_guided(body)
-    # 3. Not constrained in the old way: its empty fields say nothing.
+        return _from_guided(fields, guided[0], release)
+    # 3. Constrained in the new way, and the engine is too old for it.
+    if given(fields, "structured_outputs") and release is not None and release < _MODERN_SINCE:
+        return _to_guided(fields)
+    # 4. Not constrained in the old way: its empty fields say nothing.
     if release is not None and release < _MODERN_SINCE:
-        return body
-    return _without_guided(body)
+        return fields
+    return _without_guided(fields)
 
 
-def _conflict(body: Body, guided: list[str]) -> Rejection | None:
+def _conflict(fields: Fields, guided: list[str]) -> Rejection | None:
     if not guided:
         return None
-    form = body.get("response_format")
+    form = value_of(fields, "response_format")
     others = guided[1:]
-    if body.get("structured_outputs") is not None:
+    if given(fields, "structured_outputs"):
         others.append("structured_outputs")
     if isinstance(form, dict) and form.get("type") not in (None, "text"):
         others.append(f"response_format {form.get('type')}")
@@ -99,46 +118,29 @@ def _conflict(body: Body, guided: list[str]) -> Rejection | None:
     return bad_request(message, param=guided[0], code="conflicting_constraints")
 
 
-def _from_guided(body: Body, field: str, release: tuple[int, int] | None) -> Body | Rejection:
+def _from_guided(fields: Fields, field: str, release: tuple[int, int] | None) -> Fields | Rejection:
     if release is None:
         message = f"`{field}` cannot be honoured: the engine's version is unknown. Send `structured_outputs` instead."
         return bad_request(message, param=field, code="unsupported_constraint")
     if release < _MODERN_SINCE:
-        return body
-    constraint: dict[str, Any] = {GUIDED[field]: body[field]}
-    if body.get("guided_whitespace_pattern") is not None:
-        constraint["whitespace_pattern"] = body["guided_whitespace_pattern"]
-    return {**_without_guided(body), "structured_outputs": constraint}
+        return fields
+    constraint = {GUIDED[field]: fields[field]}
+    if given(fields, "guided_whitespace_pattern"):
+        constraint["whitespace_pattern"] = fields["guided_whitespace_pattern"]
+    return {**_without_guided(fields), "structured_outputs": msgspec.Raw(joined(constraint))}
 
 
-def _to_guided(body: Body) -> Body | Rejection:
-    wanted = body["structured_outputs"]
+def _to_guided(fields: Fields) -> Fields | Rejection:
+    wanted = value_of(fields, "structured_outputs")
     old_name = {new: old for old, new in GUIDED.items()}
-    given = {key: value for key, value in wanted.items() if value is not None} if isinstance(wanted, dict) else {}
-    field = next(iter(given), None)
-    if len(given) != 1 or field not in old_name:
+    asked = {key: value for key, value in wanted.items() if value is not None} if isinstance(wanted, dict) else {}
+    field = next(iter(asked), None)
+    if len(asked) != 1 or field not in old_name:
         message = "This engine is older than structured_outputs; give exactly one of json, regex, choice, grammar."
         return bad_request(message, param="structured_outputs", code="unsupported_constraint")
-    rest = {key: value for key, value in body.items() if key != "structured_outputs"}
-    return {**rest, old_name[field]: given[field]}
+    rest = {key: value for key, value in fields.items() if key != "structured_outputs"}
+    return {**rest, old_name[field]: raw(asked[field])}
 
 
-def _without_guided(body: Body) -> Body:
-    dropped = (*GUIDED, *_NO_CONSTRAINT)
-    return {key: value for key, value in body.items() if key not in dropped}
-
-
-def with_model(raw: bytes, parsed: Body, model: str) -> bytes:
-    """Replace the top-level `model` of a JSON reply and leave every other byte as the engine wrote it."""
-    told = parsed.get("model")
-    if told is None or told == model:
-        return raw
-    # A key inside a string has its quotes escaped, so one hit is the real one; else write the object anew.
-    pattern = re.compile(rb'("model"\s*:\s*)' + re.escape(_encoded(told)))
-    if len(pattern.findall(raw)) == 1:
-        return pattern.sub(lambda match: match[1] + _encoded(model), raw)
-    return json.dumps({**parsed, "model": model}, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _encoded(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+def _without_guided(fields: Fields) -> Fields:
+    return {key: value for key, value in fields.items() if key not in _GUIDED_KEYS}

@@ -34,6 +34,11 @@ class EventParser:
         self._payload: list[bytes] = []
         self._after_cr = False
 
+    @property
+    def in_event(self) -> bool:
+        """Whether bytes are held that belong to an event, or an end of line, that is not yet whole."""
+        return bool(self._line or self._raw or self._after_cr)
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Take in the next bytes and return the events that are now whole."""
         events: list[Event] = []

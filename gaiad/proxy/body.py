@@ -1,0 +1,125 @@
+"""A request's body: its top level parsed once, every value left as the client wrote it until somebody needs it.
+
+What is not changed is copied to the engine byte for byte. Decides only whether the bytes are a JSON object; a plain
+parser takes over for the few bodies that the fast one refuses, and for the words about what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gaiad.proxy.refusals import Rejection, bad_request, nested_too_deeply
+
+Fields = Mapping[str, msgspec.Raw]
+"""The top level of a JSON object, values undecoded."""
+
+NULL = b"null"
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_VALUE = msgspec.json.Decoder()
+
+
+def read_fields(raw: bytes) -> Fields | Rejection:
+    """Parse the top level of a JSON object, or say where it stops being one."""
+    try:
+        if not raw.isascii():
+            raw.decode()
+        return _FIELDS.decode(raw)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        # 1. Wrong, and this says how. 2. Right, but strange: UTF-16, a byte-order mark, half a surrogate pair.
+        parsed = read_object(raw)
+        return parsed if isinstance(parsed, Rejection) else raw_fields(parsed)
+
+
+def raw_fields(body: Mapping[str, Any]) -> Fields:
+    """Encode the values of a parsed object, so that it can be used like one that was read."""
+    return {key: raw(value) for key, value in body.items()}
+
+
+def raw(value: object) -> msgspec.Raw:
+    """Encode one value."""
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which only escapes can carry.
+        return msgspec.Raw(json.dumps(value, separators=(",", ":")).encode())
+
+
+def value_of(fields: Fields, key: str) -> Any:  # noqa: ANN401  a parser's edge
+    """Decode one value; None where there is none."""
+    found = fields.get(key)
+    return None if found is None else _decoded(found)
+
+
+def given(fields: Fields, key: str) -> bool:
+    """Whether a key is there and says something."""
+    found = fields.get(key)
+    return found is not None and bytes(found) != NULL
+
+
+def decoded(fields: Fields) -> dict[str, Any]:
+    """Decode the whole object."""
+    return {key: _decoded(value) for key, value in fields.items()}
+
+
+def joined(fields: Fields) -> bytes:
+    """Put the object together again, each value as it stands."""
+    try:
+        return msgspec.json.encode(fields)
+    except UnicodeEncodeError:
+        # Half a surrogate pair in a key.
+        pairs = (json.dumps(key).encode() + b":" + bytes(value) for key, value in fields.items())
+        return b"{" + b",".join(pairs) + b"}"
+
+
+def _decoded(value: msgspec.Raw) -> Any:  # noqa: ANN401  a parser's edge
+    try:
+        return _VALUE.decode(value)
+    except (ValueError, msgspec.MsgspecError):
+        return json.loads(bytes(value))
+
+
+def read_object(raw: bytes) -> dict[str, Any] | Rejection:
+    """Parse a JSON object whole, or say where it stops being one."""
+    try:
+        parsed = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        return bad_request(
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            code="invalid_json",
+        )
+    except UnicodeDecodeError as error:
+        return bad_request(f"The body is not valid UTF-8 at byte {error.start}.", code="invalid_json")
+    except RecursionError:
+        return nested_too_deeply()
+    except ValueError as error:
+        # Python's own words about a long integer name its settings.
+        if str(error).startswith("Exceeds the limit"):
+            return bad_request("A number in the body has too many digits.", code="invalid_json")
+        return bad_request(f"The body is not valid JSON: {error}.", code="invalid_json")
+    if not isinstance(parsed, dict):
+        return bad_request(f"The body must be a JSON object, not {kind_of(parsed)}.", code="invalid_json")
+    return parsed
+
+
+def kind_of(value: object) -> str:
+    """Name a JSON value's type for people."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "an object")
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number

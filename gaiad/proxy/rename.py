@@ -1,0 +1,115 @@
+"""A stream on its way to the client: `model` renamed, token counts hidden that only we asked for, all else as it came.
+
+Pure: bytes in, bytes out, and a copy of every payload for later. An event is passed on as soon as it is whole, in the
+same call that completed it. What the copies mean is `reply`'s to say, how a stream ends the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from gaiad.proxy.sse import DONE, Event, EventParser
+
+_DATA = b"data: "
+_END = b"\n\n"
+_MODEL = b'"model"'
+_CHOICE = b'"choices":[{'
+
+
+class ChunkRenamer:
+    """Feed it the engine's bytes. `payloads` are the chunks so far; `error_event` is the engine's own, held back."""
+
+    def __init__(self, *, told: str, asked: str, hide_usage: bool) -> None:
+        self._told = b'"model":' + encoded(told)
+        self._asked = b'"model":' + encoded(asked)
+        self._asked_name = asked
+        self._hide_usage = hide_usage
+        self._parser = EventParser()
+        self._torn = False
+        self.payloads: list[bytes] = []
+        self.error_event: bytes | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes and return what the client is to get for them."""
+        # 1. What vLLM sends nearly always: whole events of one line each, `model` standing in each just once.
+        if not self._torn and data.endswith(_END) and data.startswith(_DATA) and self.error_event is None:
+            out = self._quickly(data)
+            if out is not None:
+                return out
+        # 2. Anything else, however it was cut.
+        events = self._parser.feed(data)
+        self._torn = self._parser.in_event
+        return b"".join([self._carefully(event) for event in events])
+
+    def close(self) -> bytes:
+        """What remains at the end: an event that was never finished, as it came."""
+        rest = self._parser.close()
+        return b"" if self.error_event is not None else rest
+
+    def _quickly(self, data: bytes) -> bytes | None:
+        out, payloads = [], []
+        for event in data[:-2].split(_END):
+            payload = event[6:]
+            if event[:6] != _DATA or b"\n" in payload or b"\r" in payload:
+                return None
+            if payload == DONE:
+                out.append(event)
+                continue
+            # Quotes inside a string are escaped, so the only `"model"` there is, is the real one.
+            if payload.count(_MODEL) != 1 or self._told not in payload or _CHOICE not in payload:
+                return None
+            payloads.append(payload)
+            out.append(event.replace(self._told, self._asked, 1))
+        self.payloads += payloads
+        out.append(b"")
+        return _END.join(out)
+
+    def _carefully(self, event: Event) -> bytes:
+        # 1. Comments, blank lines, the end mark, and whatever follows a failure.
+        if self.error_event is not None:
+            return b""
+        if event.payload is None or event.payload == DONE:
+            return event.raw
+        chunk = read_reply(event.payload)
+        # 2. No object: nothing that we know how to rename.
+        if chunk is None:
+            return event.raw
+        # 3. The engine says that it failed: whether the client hears it is the caller's choice.
+        if "error" in chunk and "choices" not in chunk:
+            self.error_event = event.raw
+            return b""
+        self.payloads.append(event.payload)
+        # 4. Token counts that only we asked for.
+        if self._hide_usage and chunk.get("choices") == [] and chunk.get("usage") is not None:
+            return b""
+        # 5. A chunk of the reply.
+        renamed = with_model(event.payload, chunk, self._asked_name)
+        return event.raw if renamed is event.payload else event.with_payload(renamed)
+
+
+def read_reply(raw: bytes) -> dict[str, Any] | None:
+    """Parse a reply or chunk; None for anything but a JSON object."""
+    try:
+        parsed = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def with_model(raw: bytes, parsed: dict[str, Any], model: str) -> bytes:
+    """Replace the top-level `model` of a JSON reply and leave every other byte as the engine wrote it."""
+    told = parsed.get("model")
+    if told is None or told == model:
+        return raw
+    # A key inside a string has its quotes escaped, so one hit is the real one; else write the object anew.
+    pattern = re.compile(rb'("model"\s*:\s*)' + re.escape(encoded(told)))
+    if len(pattern.findall(raw)) == 1:
+        return pattern.sub(lambda match: match[1] + encoded(model), raw)
+    return json.dumps({**parsed, "model": model}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def encoded(value: object) -> bytes:
+    """A value as vLLM writes it: JSON without escapes for what UTF-8 can hold."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -1,0 +1,395 @@
+"""Pooled raw HTTP/1.1 connections to the engine: one call at a time on each, its reply handed on as it arrives.
+
+Touches sockets and one timer a call. A stream's bytes go from the engine's socket to whoever asked within the same
+turn of the loop: no task is woken for a chunk. What is sent, and what a reply means, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+import httptools
+
+CONNECT_TIMEOUT_S = 5.0
+KEEPALIVE_S = 2.0
+"""Shorter than the engine's own 5 s, so that no request goes out on a connection that is being closed."""
+
+_BODILESS = frozenset({204, 304})
+
+
+class NotConnected(Exception):
+    """The engine took no connection, so it never saw the request."""
+
+
+class BrokenOff(Exception):
+    """The engine closed the connection, or spoke nonsense, before its reply was whole."""
+
+
+class Call:
+    """One request on its way. `status` and `headers` (lower-case names) are set once `head` returns.
+
+    The body goes to `pieces` until `attach` names somebody who takes each piece as it arrives.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_failure",
+        "_timeout_s",
+        "_waiter",
+        "_woken",
+        "ended",
+        "first_byte_at",
+        "headers",
+        "pieces",
+        "started",
+        "status",
+        "take",
+    )
+
+    def __init__(self, connection: _Connection, timeout_s: float) -> None:
+        self._connection: _Connection | None = connection
+        self._timeout_s = timeout_s
+        self._deadline = connection.loop.call_later(timeout_s, self._expire)
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._woken = False
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.pieces: list[bytes] = []
+        self.take: Callable[[bytes], None] | None = None
+        self.started = False
+        self.ended = False
+        self.first_byte_at: float | None = None
+
+    @property
+    def content_type(self) -> str:
+        """The reply's media type, without parameters."""
+        return self.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+
+    async def head(self) -> None:
+        """Wait for status and headers.
+
+        Raises:
+            BrokenOff: the engine closed before.
+            TimeoutError: it said nothing in time.
+        """
+        while not self.started:
+            self._raise_failure()
+            await self._moved()
+
+    async def first(self) -> None:
+        """Wait for the first bytes of the body, or its end. Raises like `head`."""
+        while not self.pieces and not self.ended:
+            self._raise_failure()
+            await self._moved()
+
+    async def whole(self) -> bytes:
+        """Wait for the end of the reply and return its body. Raises like `head`."""
+        while not self.ended:
+            self._raise_failure()
+            await self._moved()
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    async def moved(self) -> bool:
+        """Wait until the reply ends or `wake` is called; True at the end. Raises like `head`."""
+        if not self.ended:
+            self._raise_failure()
+            await self._moved()
+        if not self.ended:
+            self._raise_failure()
+        return self.ended
+
+    def attach(self, take: Callable[[bytes], None]) -> None:
+        """Hand what came so far and every later piece to `take`, in the same turn as it arrives."""
+        pieces, self.pieces = self.pieces, []
+        self.take = take
+        for piece in pieces:
+            take(piece)
+
+    def wake(self) -> None:
+        """Make `moved` return, now or when it is next called."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def hold_back(self) -> None:
+        """Read no more from the engine until `go_on`; what it sends meanwhile waits in the kernel."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def go_on(self) -> None:
+        """Undo `hold_back`."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def close(self) -> None:
+        """Give the call up: unless its reply is whole, its connection is cut and the engine ends its work."""
+        self._deadline.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.cut()
+
+    # --- what the connection tells ------------------------------------------------------------------------------------
+
+    def began(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Take status and headers."""
+        self.status, self.headers, self.started = status, headers, True
+        self.wake()
+
+    def got(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+        if self.take is not None:
+            self.take(piece)
+        else:
+            self.pieces.append(piece)
+            if len(self.pieces) == 1:
+                self.wake()
+
+    def complete(self) -> None:
+        """Take note that the reply is whole; the connection is no longer this call's."""
+        self._connection = None
+        self._deadline.cancel()
+        self.ended = True
+        self.wake()
+
+    def fail(self, failure: Exception) -> None:
+        """Take note that there will be no more."""
+        self._connection = None
+        self._deadline.cancel()
+        self._failure = failure
+        self.wake()
+
+    def _expire(self) -> None:
+        connection = self._connection
+        self.fail(TimeoutError(f"no whole reply within {self._timeout_s:g} s"))
+        if connection is not None:
+            connection.cut()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _moved(self) -> None:
+        if self._woken:
+            self._woken = False
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter, self._woken = None, False
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; `call` is what runs on it now."""
+
+    def __init__(self, pool: Upstream) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.idle_since = 0.0
+        self.call: Call | None = None
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._held_back = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent on it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, call: Call, request: bytes) -> None:
+        """Begin a call."""
+        self.call = call
+        assert self._transport is not None
+        self._transport.write(request)
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if self._transport is not None and not self._held_back:
+            self._held_back = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None and self._held_back:
+            self._held_back = False
+            self._transport.resume_reading()
+
+    def cut(self) -> None:
+        """Close at once."""
+        self.call = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- asyncio ------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what a call is to know, it is told from within."""
+        if self.call is None:
+            # Nobody asked: whatever this is, the connection is not to be trusted with a request.
+            self.cut()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._break_off(f"it answered with something that is not HTTP ({error})")
+
+    def eof_received(self) -> bool:
+        """Let the transport close."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the call, if one is under way: a reply without a length ends here, any other is broken."""
+        self._transport = None
+        self._pool.forget(self)
+        call = self.call
+        if call is None:
+            return
+        if exc is None and call.started and not self._has_length():
+            self.call = None
+            call.complete()
+        else:
+            self._break_off("it closed the connection")
+
+    def _has_length(self) -> bool:
+        return b"content-length" in self._headers or b"transfer-encoding" in self._headers
+
+    def _break_off(self, why: str) -> None:
+        call, self.call = self.call, None
+        if call is not None:
+            call.fail(BrokenOff(why))
+        self.cut()
+
+    # --- httptools ----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a reply."""
+        self._headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Tell the call."""
+        status = self._parser.get_status_code()
+        if self.call is not None and status >= 200:
+            self.call.began(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a piece on."""
+        if self.call is not None:
+            self.call.got(body)
+
+    def on_message_complete(self) -> None:
+        """End the call, and go back to the pool where the engine keeps the connection."""
+        call = self.call
+        # 1. An interim reply (1xx). 2. Cut meanwhile.
+        if call is None or self._parser.get_status_code() < 200:
+            return
+        self.call = None
+        # Valid only here, says httptools.
+        if self._parser.should_keep_alive() and self.usable:
+            self.resume()
+            self._pool.keep(self)
+        elif self._transport is not None:
+            self._transport.close()
+        call.complete()
+
+
+class Upstream:
+    """The engine's address and the connections to it that are free."""
+
+    def __init__(self, url: str, *, api_key: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or "127.0.0.1"
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._ssl else 80)
+        self._timeout_s = timeout_s
+        self._free: deque[_Connection] = deque()
+        self._all: set[_Connection] = set()
+        authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self._constant = (
+            f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nAccept-Encoding: identity\r\n{authorization}"
+        ).encode("latin-1")
+
+    @property
+    def free(self) -> int:
+        """How many connections wait for a call."""
+        return len(self._free)
+
+    async def send(
+        self, method: str, path: str, body: bytes, request_id: str, headers: Mapping[str, str] | None = None
+    ) -> Call:
+        """Send a request and return the call; whoever gets it must `close` it.
+
+        `path` is as the client sent it, percent-encoding and query included.
+
+        Raises:
+            NotConnected: the engine takes no connection.
+        """
+        connection = self._newest_free() or await self._connect()
+        call = Call(connection, self._timeout_s)
+        connection.send(call, self._request(method, path, body, request_id, headers or {}))
+        return call
+
+    def _request(self, method: str, path: str, body: bytes, request_id: str, headers: Mapping[str, str]) -> bytes:
+        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
+        sized = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body or method == "POST" else ""
+        rest = f"X-Request-Id: {request_id}\r\n{extra}{sized}\r\n"
+        return b"".join((f"{method} {path}".encode("latin-1"), self._constant, rest.encode("latin-1"), body))
+
+    def _newest_free(self) -> _Connection | None:
+        stale = time.monotonic() - KEEPALIVE_S
+        while self._free:
+            connection = self._free.pop()
+            if connection.usable and connection.idle_since > stale:
+                return connection
+            connection.cut()
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self), self._host, self._port, ssl=self._ssl
+                )
+        except (OSError, TimeoutError) as error:
+            raise NotConnected(str(error) or type(error).__name__) from error
+        self._all.add(connection)
+        return connection
+
+    def keep(self, connection: _Connection) -> None:
+        """Take a connection back that is free for the next call."""
+        connection.idle_since = time.monotonic()
+        self._free.append(connection)
+        # The oldest ones of a burst that is over go first.
+        while self._free and self._free[0].idle_since < connection.idle_since - KEEPALIVE_S:
+            self._free.popleft().cut()
+
+    def forget(self, connection: _Connection) -> None:
+        """Drop a connection that is closed."""
+        self._all.discard(connection)
+        if connection in self._free:
+            self._free.remove(connection)
+
+    async def close(self) -> None:
+        """Close every connection; calls that run are broken off."""
+        for connection in list(self._all):
+            connection.cut()
+        self._free.clear()
