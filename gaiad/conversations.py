@@ -7,8 +7,9 @@ learned from. Consent is decided by `consent`; here it is only asked, once more 
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
@@ -26,6 +27,15 @@ MAX_USER_CHARS = 200
 MAX_CORRECTION_CHARS = 200_000
 _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
 _VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
+
+
+_RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
+_recorded: Callable[[ExchangeRecord], tuple[object, ...]] = operator.attrgetter(*_RECORDED)
+# A row for every request there is: spelt out, it costs a quarter of what composing it anew for each batch does.
+_INSERT_METADATA = (
+    f"INSERT INTO {tables.exchanges.name} ({', '.join(_RECORDED)}, decision)"
+    f" VALUES ({', '.join('?' * (len(_RECORDED) + 1))}) ON CONFLICT DO NOTHING"
+)
 
 
 class CorrectedRow(TypedDict):
@@ -103,7 +113,7 @@ class Conversations:
         if not rows:
             return
         async with self._db.write() as connection:
-            await connection.execute(insert(tables.exchanges).on_conflict_do_nothing(), rows)
+            await connection.exec_driver_sql(_INSERT_METADATA, rows)
             if contents:
                 await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
 
@@ -193,6 +203,8 @@ class Conversations:
             self._standings[user] = fold(events)
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
+        if not record.purposes and record.user is None and record.request is None and record.response is None:
+            return record
         return record.with_purposes(self._unrevoked(record.user, record.purposes))
 
     def _unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:
@@ -259,12 +271,8 @@ async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[st
     return {row.request_id: {"verdict": row.verdict, "correction": row.correction, "at": row.at} for row in rows}
 
 
-def _metadata_row(record: ExchangeRecord) -> dict[str, object]:
-    row: dict[str, object] = {
-        column.name: getattr(record, column.name) for column in tables.exchanges.columns if column.name != "decision"
-    }
-    row["decision"] = "kept" if record.purposes else "not_kept"
-    return row
+def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
+    return (*_recorded(record), "kept" if record.purposes else "not_kept")
 
 
 def _content_row(record: ExchangeRecord) -> dict[str, object]:

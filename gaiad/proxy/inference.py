@@ -9,32 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import time
-import uuid
 from typing import assert_never
 
-import aiohttp
 import structlog
 from aiohttp import web
 
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
-from gaiad.proxy.aftermath import Aftermath
 from gaiad.proxy.ask import Ask, read_ask
-from gaiad.proxy.dialect import Rewritten, for_engine, with_model
-from gaiad.proxy.forward import Ending, StreamRelay, Upstream, read_reply
+from gaiad.proxy.body import decoded
+from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
     bad_request,
     engine_failed,
     engine_timeout,
-    nested_too_deeply,
     not_now,
     too_large,
 )
-from gaiad.proxy.reply import ReplyCopy
-from gaiad.proxy.routing import Serve, route
+from gaiad.proxy.relay import Ending, EventStream, StreamRelay
+from gaiad.proxy.rename import ChunkRenamer, renamed_reply
+from gaiad.proxy.routing import Serve, may_come_to_serve, route
+from gaiad.proxy.said import Said, copy_of, said_by
+from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
 from gaiad.proxy.validity import Validity, judge
 from gaiad.rollout import ReplyOutcome
 
@@ -42,24 +42,28 @@ _log = structlog.get_logger()
 
 RECONNECT_PAUSE_S = 0.2
 CLIENT_GONE_STATUS = 499
+FAULT_STATUS = 500
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(self, deps: ProxyDeps, upstream: Upstream, aftermath: Aftermath, request: web.Request) -> None:
-        self.request_id = f"gaia-{uuid.uuid4().hex}"
+    def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.BaseRequest) -> None:
+        self.request_id = f"gaia-{secrets.token_hex(16)}"
         self._deps = deps
         self._upstream = upstream
-        self._aftermath = aftermath
         self._request = request
         self._arrived_wall = time.time()
         self._arrived = time.monotonic()
+        self._purposes = _NOBODY
         self._serve: Serve | None = None
         self._status = CLIENT_GONE_STATUS
-        self._copy = ReplyCopy()
+        self._unready = ""
+        self._payloads: list[bytes] = []
+        self._said: Said | None = None
         self._first_byte_at: float | None = None
-        self._stream: web.StreamResponse | None = None
+        self._stream: EventStream | None = None
         self._complete = False
         self._validity: Validity | None = None
 
@@ -69,54 +73,70 @@ class Inference:
         ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, self._deps.config)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
-        early = self._early_rejection(ask)
-        if early is not None:
-            return self._reject(early, ask)
+        # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
+        self._purposes = self._allowed(ask)
         try:
-            return await self._answer(ask)
+            # 1. The gate is open, as nearly always. 2. What is wrong for good need not wait for it. 3. The rest waits.
+            lease = self._deps.admission.admit_now(is_user=ask.is_user)
+            early = None if lease is not None else self._early_rejection(ask)
+            return await self._answer(ask, lease) if early is None else self._reject(early, ask)
+        except Exception:
+            if not self._has_begun():
+                self._status = FAULT_STATUS
+            raise
         finally:
             self._leave_record(ask)
 
     def cut(self) -> web.StreamResponse | None:
         """End a stream that has begun so that its client knows it is not whole; None where none has begun."""
-        if self._stream is None or not self._stream.prepared:
+        if self._stream is None or not self._has_begun():
             return None
         if self._request.transport is not None:
             self._request.transport.close()
         return self._stream
 
+    def _has_begun(self) -> bool:
+        return self._stream is not None and self._stream.prepared
+
     def _early_rejection(self, ask: Ask) -> Rejection | None:
-        """What is wrong for certain before anything is waited for; nothing while the engine is unknown."""
+        """What is wrong for good, so that nothing need be waited for; the rest is judged once the gate is open."""
+        # 1. Constraints that contradict each other.
+        conflict = conflicting(ask.fields)
+        if conflict is not None:
+            return conflict
+        # 2. Until the engine was asked, any name may be its own.
         if self._deps.facts() is None:
             return None
+        # 3. A name that means nothing. One that is only not loaded now is waited for.
         serve = self._route(ask)
-        if isinstance(serve, Rejection):
-            return serve
-        rewritten = self._rewrite(ask, serve)
-        return rewritten if isinstance(rewritten, Rejection) else None
+        if isinstance(serve, Serve) or may_come_to_serve(ask.model, self._deps.snapshot()):
+            return None
+        return serve
 
-    async def _answer(self, ask: Ask) -> web.StreamResponse:
+    async def _answer(self, ask: Ask, lease: Lease | None) -> web.StreamResponse:
         hold_s = self._deps.config.proxy.hold_s
         deadline = self._arrived + hold_s
         while True:
-            left_s = max(0.0, deadline - time.monotonic())
-            admitted = await self._deps.admission.admit(is_user=ask.is_user, timeout_s=left_s)
-            if isinstance(admitted, Refuse):
-                return self._reject(not_now(admitted.reason, admitted.hint), ask)
+            if lease is None:
+                left_s = max(0.0, deadline - time.monotonic())
+                admitted = await self._deps.admission.admit(is_user=ask.is_user, timeout_s=left_s)
+                if isinstance(admitted, Refuse):
+                    return self._reject(not_now(admitted.reason, admitted.hint), ask)
+                lease = admitted
             try:
-                response = await self._attempt(ask, admitted)
+                response = await self._attempt(ask, lease)
             finally:
-                admitted.release()
+                lease.release()
             if response is not None:
                 return response
-            # The engine took no connection, so it never saw the request: once the gate knows, it is held there.
+            # The engine did nothing for the request: once the gate knows what is wrong, it is held there.
             if time.monotonic() + RECONNECT_PAUSE_S >= deadline:
-                reason = f"the engine could not be reached for {hold_s:g} s"
-                return self._reject(not_now(reason, "see gaiadctl status"), ask)
+                return self._reject(not_now(f"{self._unready} for {hold_s:g} s", "see gaiadctl status"), ask)
             await asyncio.sleep(RECONNECT_PAUSE_S)
+            lease = None
 
     async def _attempt(self, ask: Ask, lease: Lease) -> web.StreamResponse | None:
-        """Forward under `lease`; None where the engine could not even be connected to."""
+        """Forward under `lease`; None where the engine is not ready: no connection, or not the version it should have."""
         # 1. Waiting may have changed what is active: route anew, and pin before anything else can happen.
         serve = self._route(ask)
         if isinstance(serve, Rejection):
@@ -126,61 +146,74 @@ class Inference:
         rewritten = self._rewrite(ask, serve)
         if isinstance(rewritten, Rejection):
             return self._reject(rewritten, ask)
-        # 2. A failure before the headers is an error reply.
-        timeout_s = self._deps.config.proxy.upstream_timeout_s
         try:
-            async with self._upstream.post(self._request.path, rewritten.body, self.request_id) as upstream:
-                if upstream.content_type == "text/event-stream":
-                    return await self._relay_stream(ask, upstream, rewritten)
-                return await self._relay_whole(ask, upstream)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            call = await self._upstream.send("POST", self._request.path, rewritten.body, self.request_id)
+        except NotConnected:
+            self._unready = "the engine could not be reached"
             return None
+        # 2. A failure before the headers is an error reply. However it ends, the engine stops working on it.
+        try:
+            await call.head()
+            if call.content_type == "text/event-stream":
+                return await self._relay_stream(ask, call, rewritten)
+            return await self._relay_whole(ask, call)
         except TimeoutError:
-            return self._reject(engine_timeout(timeout_s), ask)
-        except RecursionError:
-            return self._reject(nested_too_deeply(), ask)
-        except (aiohttp.ClientError, OSError) as error:
-            _log.warning("engine_broke_off", request_id=self.request_id, error=type(error).__name__)
-            return self._reject(engine_failed("it closed the connection"), ask)
+            return self._reject(engine_timeout(self._deps.config.proxy.upstream_timeout_s), ask)
+        except BrokenOff as error:
+            _log.warning("engine_broke_off", request_id=self.request_id, error=str(error))
+            return self._reject(engine_failed(str(error)), ask)
+        finally:
+            call.close()
 
-    async def _relay_whole(self, ask: Ask, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-        raw = await upstream.read()
-        self._status = upstream.status
-        self._first_byte_at = time.monotonic()
-        reply = read_reply(raw)
-        if upstream.status == 200 and reply is not None:
-            self._copy.whole(reply)
+    async def _relay_whole(self, ask: Ask, call: Call) -> web.StreamResponse | None:
+        raw = await call.whole()
+        if self._is_missing(call.status, raw):
+            return None
+        self._status = call.status
+        self._first_byte_at = call.first_byte_at
+        if call.status == 200:
+            self._payloads = [raw]
             self._finish(ask)
-            raw = with_model(raw, reply, self._model_for_client(ask))
-        headers = self._headers(ask) | {"Content-Type": upstream.headers.get("Content-Type", "application/json")}
-        if "Retry-After" in upstream.headers:
-            headers["Retry-After"] = upstream.headers["Retry-After"]
-        return web.Response(status=upstream.status, body=raw, headers=headers)
+            raw = renamed_reply(raw, told=self._told(), asked=self._model_for_client(ask))
+        headers = self._headers(ask)
+        headers["Content-Type"] = call.header("content-type") or "application/json"
+        if retry_after := call.header("retry-after"):
+            headers["Retry-After"] = retry_after
+        return web.Response(status=call.status, body=raw, headers=headers)
 
-    async def _relay_stream(
-        self, ask: Ask, upstream: aiohttp.ClientResponse, rewritten: Rewritten
-    ) -> web.StreamResponse:
-        headers = {"Content-Type": upstream.headers["Content-Type"], "Cache-Control": "no-cache"}
-        response = web.StreamResponse(status=upstream.status, headers=self._headers(ask) | headers)
-        self._stream = response
-        relay = StreamRelay(model=self._model_for_client(ask), hide_usage=rewritten.hide_usage, copy=self._copy)
-        self._status = upstream.status
-        ending = await relay.run(upstream, response, self._request)
-        self._first_byte_at = relay.first_byte_at
-        match ending:
+    def _is_missing(self, status: int, raw: bytes) -> bool:
+        """Whether the engine lacks the version that was chosen: started anew, or told to unload it by somebody else."""
+        version = self._serve.version if self._serve else None
+        if status != 404 or version is None or b"does not exist" not in raw or version.encode() not in raw:
+            return False
+        if not self._unready:
+            _log.warning("engine_lacks_version", request_id=self.request_id, version=version)
+        self._unready = f"the engine did not have {version}"
+        return True
+
+    async def _relay_stream(self, ask: Ask, call: Call, rewritten: Rewritten) -> web.StreamResponse:
+        self._status = call.status
+        await call.first()
+        self._first_byte_at = call.first_byte_at
+        headers = self._headers(ask)
+        headers |= {"Content-Type": call.header("content-type"), "Cache-Control": "no-cache"}
+        response = self._stream = EventStream(status=call.status, headers=headers)
+        renamer = ChunkRenamer(
+            told=self._told(), asked=self._model_for_client(ask), hide_usage=rewritten.hide_usage
+        )
+        self._payloads = renamer.payloads
+        match await StreamRelay(call, renamer).run(response, self._request):
             case Ending.WHOLE:
                 self._finish(ask)
             case Ending.CLIENT_GONE:
                 pass
-            case Ending.ENGINE_BROKE if not response.prepared:
-                return self._reject(engine_failed("it broke off before the first token"), ask)
             case Ending.ENGINE_BROKE:
-                await self._break_off(response, relay.error_event)
-            case _:
-                assert_never(ending)
+                await self._break_off(response, renamer.error_event)
+            case other:
+                assert_never(other)
         return response
 
-    async def _break_off(self, response: web.StreamResponse, told: bytes | None) -> None:
+    async def _break_off(self, response: EventStream, told: bytes | None) -> None:
         """End a stream whose engine failed, as the owner chose: with one error event, or by closing."""
         _log.warning("engine_broke_stream", request_id=self.request_id)
         if self._deps.config.proxy.stream_errors == "close":
@@ -193,11 +226,20 @@ class Inference:
     def _finish(self, ask: Ask) -> None:
         """The reply is whole: judge it and tell at once, before the last byte is on its way."""
         self._complete = True
-        self._validity = judge(self._copy, self._deps.stage_schemas().get(ask.stage.stage))
+        try:
+            self._said = said_by(self._payloads)
+            self._judge(ask, self._serve, self._said)
+        except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
+            _log.error("reply_not_judged", request_id=self.request_id, error=type(error).__name__)
+
+    def _judge(self, ask: Ask, serve: Serve | None, said: Said) -> None:
+        stage = ask.stage.stage
+        answers = serve is not None and serve.answers_for(stage, self._deps.config.stages)
+        self._validity = judge(said, self._deps.stage_schemas().get(stage) if answers else None)
         self._deps.on_reply(
             ReplyOutcome(
-                version=self._serve.version if self._serve else None,
-                stage=ask.stage.stage,
+                version=serve.version if serve else None,
+                stage=stage,
                 request_id=self.request_id,
                 schema_ok=self._validity.schema_ok,
                 empty=self._validity.empty,
@@ -205,32 +247,50 @@ class Inference:
             )
         )
 
+    def _allowed(self, ask: Ask) -> frozenset[str]:
+        """What the exchange may be kept for as of now."""
+        if ask.user is None:
+            return _NOBODY
+        try:
+            return self._deps.consent(ask.user, ask.consent)
+        except Exception as error:  # noqa: BLE001 - without a decision nothing may be kept, and the reply goes its way
+            _log.error("consent_not_decided", request_id=self.request_id, error=type(error).__name__)
+            return _NOBODY
+
     def _leave_record(self, ask: Ask) -> None:
-        now = time.monotonic()
-        first_byte_ms = (self._first_byte_at - self._arrived) * 1000 if self._first_byte_at else None
-        record = ExchangeRecord(
+        """Offer what the exchange leaves behind to the recorder's queue, for the purposes that still hold."""
+        try:
+            purposes = self._purposes & self._allowed(ask) if self._purposes else _NOBODY
+            self._deps.offer(self._record(ask, purposes))
+        except Exception as error:  # noqa: BLE001 - recording neither delays nor fails a reply
+            _log.error("exchange_not_offered", request_id=self.request_id, error=type(error).__name__)
+
+    def _record(self, ask: Ask, purposes: frozenset[str]) -> ExchangeRecord:
+        """The row of this exchange; what was said and by whom stands in it only for a purpose."""
+        said, serve = self._said or Said(), self._serve
+        return ExchangeRecord(
             request_id=self.request_id,
             at=time.time(),
-            user=ask.user,
-            conversation=ask.conversation,
+            user=ask.user if purposes else None,
+            conversation=ask.conversation if purposes else None,
+            purposes=purposes,
             stage=ask.stage.stage,
             stage_reason=ask.stage.reason,
-            version=self._serve.version if self._serve else None,
-            arm=self._serve.arm if self._serve else "none",
+            version=serve.version if serve else None,
+            arm=serve.arm if serve else "none",
             status=self._status,
-            prompt_tokens=self._copy.tokens("prompt"),
-            completion_tokens=self._copy.tokens("completion"),
+            prompt_tokens=said.prompt_tokens,
+            completion_tokens=said.completion_tokens,
             started=self._arrived_wall,
-            first_byte_ms=first_byte_ms,
-            total_ms=(now - self._arrived) * 1000,
-            finish_reason=self._copy.finish_reason,
+            first_byte_ms=(self._first_byte_at - self._arrived) * 1000 if self._first_byte_at else None,
+            total_ms=(time.monotonic() - self._arrived) * 1000,
+            finish_reason=said.finish_reason,
             streamed=ask.stream,
             complete=self._complete,
             valid=self._validity.valid if self._validity else None,
-            request=ask.body,
-            response=self._copy.body(self._model_for_client(ask)) if self._complete else None,
+            request=decoded(ask.fields) if purposes else None,
+            response=copy_of(self._payloads).body(self._model_for_client(ask)) if purposes and self._complete else None,
         )
-        self._aftermath.leave(record, ask.consent)
 
     def _route(self, ask: Ask) -> Serve | Rejection:
         config = self._deps.config
@@ -246,7 +306,11 @@ class Inference:
     def _rewrite(self, ask: Ask, serve: Serve) -> Rewritten | Rejection:
         facts = self._deps.facts()
         model = serve.version or self._served_name()
-        return for_engine(ask.body, model=model, engine_version=facts.version if facts else None)
+        return for_engine(ask.fields, model=model, engine_version=facts.version if facts else None)
+
+    def _told(self) -> str:
+        """The name that the engine was asked for, and answers under."""
+        return (self._serve.version if self._serve else None) or self._served_name()
 
     def _served_name(self) -> str:
         facts = self._deps.facts()
@@ -278,7 +342,7 @@ def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web
     return web.json_response(rejection.body(), status=rejection.status, headers=headers)
 
 
-async def read_body(request: web.Request, limit_bytes: int) -> bytes | Rejection:
+async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejection:
     """Read a request's body, or say why it cannot be had."""
     if request.content_length is not None and request.content_length > limit_bytes:
         return too_large(limit_bytes)

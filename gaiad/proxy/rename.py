@@ -57,11 +57,11 @@ class ChunkRenamer:
             if payload == DONE:
                 out.append(event)
                 continue
-            # Quotes inside a string are escaped, so the only `"model"` there is, is the real one.
-            if payload.count(_MODEL) != 1 or self._told not in payload or _CHOICE not in payload:
+            renamed = None if _CHOICE not in payload else quickly_renamed(payload, self._told, self._asked)
+            if renamed is None:
                 return None
             payloads.append(payload)
-            out.append(event.replace(self._told, self._asked, 1))
+            out.append(_DATA + renamed)
         self.payloads += payloads
         out.append(b"")
         return _END.join(out)
@@ -87,6 +87,24 @@ class ChunkRenamer:
         # 5. A chunk of the reply.
         renamed = with_model(event.payload, chunk, self._asked_name)
         return event.raw if renamed is event.payload else event.with_payload(renamed)
+
+
+def renamed_reply(raw: bytes, *, told: str, asked: str) -> bytes:
+    """A whole reply under the name that the client asked for."""
+    quick = quickly_renamed(raw, b'"model":' + encoded(told), b'"model":' + encoded(asked))
+    if quick is not None:
+        return quick
+    parsed = read_reply(raw)
+    return raw if parsed is None else with_model(raw, parsed, asked)
+
+
+def quickly_renamed(payload: bytes, told: bytes, asked: bytes) -> bytes | None:
+    """Replace the pair `told` without parsing, or None where it is not certain that it is the top level's."""
+    # Quotes inside a string are escaped, so a key spelt out is a key; with one brace before it, it is the top level's.
+    place = payload.find(told)
+    if place < 0 or payload[:1] != b"{" or payload.count(_MODEL) != 1 or payload.count(b"{", 0, place) != 1:
+        return None
+    return payload[:place] + asked + payload[place + len(told) :]
 
 
 def read_reply(raw: bytes) -> dict[str, Any] | None:

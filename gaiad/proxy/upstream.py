@@ -70,7 +70,11 @@ class Call:
     @property
     def content_type(self) -> str:
         """The reply's media type, without parameters."""
-        return self.headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    def header(self, name: str) -> str:
+        """One of the reply's headers, by its lower-case name; empty where there is none."""
+        return self.headers.get(name.encode(), b"").decode("latin-1")
 
     async def head(self) -> None:
         """Wait for status and headers.
@@ -94,7 +98,7 @@ class Call:
         while not self.ended:
             self._raise_failure()
             await self._moved()
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        return self.taken()
 
     async def moved(self) -> bool:
         """Wait until the reply ends or `wake` is called; True at the end. Raises like `head`."""
@@ -105,12 +109,16 @@ class Call:
             self._raise_failure()
         return self.ended
 
+    def taken(self) -> bytes:
+        """Take out what came so far."""
+        pieces, self.pieces = self.pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def attach(self, take: Callable[[bytes], None]) -> None:
         """Hand what came so far and every later piece to `take`, in the same turn as it arrives."""
-        pieces, self.pieces = self.pieces, []
         self.take = take
-        for piece in pieces:
-            take(piece)
+        if self.pieces:
+            take(self.taken())
 
     def wake(self) -> None:
         """Make `moved` return, now or when it is next called."""
