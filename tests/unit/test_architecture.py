@@ -21,7 +21,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange learner.protocol
+        errors config curriculum adapter exchange user learner.protocol
     """,
     PURE: """
         consent idle report rollout
