@@ -45,7 +45,7 @@ LAYERS: dict[int, str] = {
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
-        proxy.aftermath proxy.app proxy.inference
+        proxy.app proxy.inference
     """,
     COMPOSE: """
         daemon __main__
