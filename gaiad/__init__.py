@@ -4,7 +4,7 @@ The map, from the top layer down (imports point downward only; `docs/architectur
 
 - `daemon`, `cli`, `__main__` compose the parts and talk to people.
 - `control`, `schedule`, `proxy.app`, `gpu.loop`, `learner.loop` are the loops that touch time.
-- `db`, `conversations`, `registry`, `gpu.engine`, `gpu.probe`, `proxy.forward`, `proxy.recorder`,
+- `db`, `conversations`, `registry`, `gpu.engine`, `gpu.probe`, `proxy.upstream`, `proxy.relay`, `proxy.recorder`,
   `learner.runner`, `learner.artifacts`, `learner.examiner`, `learner.sources` touch the world.
 - `consent`, `idle`, `rollout`, `gpu.handoff`, `proxy.stages`, `proxy.routing`, `proxy.dialect`, `proxy.sse`,
   `learner.cycle`, `learner.dataset`, `learner.exams`, `learner.gate` decide, and touch nothing.

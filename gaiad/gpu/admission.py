@@ -63,6 +63,10 @@ class Gate:
         """How many requests run on `version`."""
         return self._pins[version]
 
+    def admit_now(self, *, is_user: bool) -> Lease | None:
+        """Let a request in if the gate is open; None where it would have to wait."""
+        return self._lease(is_user) if self._open else None
+
     async def admit(self, *, is_user: bool, timeout_s: float) -> Lease | Refuse:
         """Let a request in: at once while the gate is open, else after those before it, at most `timeout_s` later."""
         # 1. Open: in. 2. Nothing to hope for: refused. 3. The line is full: refused. 4. Wait.

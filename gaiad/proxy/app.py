@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
 import structlog
 from aiohttp import web
 
 from gaiad.errors import ConfigError, GaiadError
-from gaiad.proxy.aftermath import Aftermath
-from gaiad.proxy.ask import read_object
-from gaiad.proxy.forward import Upstream
+from gaiad.exchange import verdict_word
+from gaiad.proxy.ask import caller, named_caller
+from gaiad.proxy.body import read_object
 from gaiad.proxy.inference import Inference, read_body, rejected
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
@@ -32,10 +34,11 @@ from gaiad.proxy.refusals import (
     unknown_path,
     wrong_method,
 )
+from gaiad.proxy.upstream import Upstream
 
 _log = structlog.get_logger()
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 EXCHANGES = "/v1/gaia/exchanges/"
 SETTLE_TIMEOUT_S = 5.0
@@ -43,13 +46,12 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Proxy:
-    """The handlers, and the two things they share: the engine's connections and the aftermath's queue."""
+    """The handlers, and what they share: the engine's connections."""
 
     def __init__(self, deps: ProxyDeps) -> None:
         config = deps.config
         self._deps = deps
         self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
-        self._aftermath = Aftermath(deps.consent, deps.offer, config.store.queue_size)
         self._created = int(time.time())
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._infer},
@@ -59,18 +61,11 @@ class Proxy:
             "/health": {"GET": self._health},
         }
 
-    async def life(self, app: web.Application) -> AsyncIterator[None]:
-        """Open what the handlers share; at the end let every record reach the recorder."""
-        await self._upstream.open()
-        decisions = asyncio.create_task(self._aftermath.run(), name="proxy-aftermath")
-        yield
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._aftermath.settled(), SETTLE_TIMEOUT_S)
-        decisions.cancel()
-        await asyncio.gather(decisions, return_exceptions=True)
+    async def close(self) -> None:
+        """Close what the handlers share."""
         await self._upstream.close()
 
-    async def dispatch(self, request: web.Request) -> web.StreamResponse:
+    async def dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """Find the handler of a path and method; every other answer is a refusal in OpenAI's shape."""
         path, method = request.path, request.method
         handlers = self._routes.get(path)
@@ -83,7 +78,7 @@ class Proxy:
             return rejected(wrong_method(method, path, handlers), {"Allow": ", ".join(handlers)})
         return await self._guarded(handler, request)
 
-    async def _guarded(self, handler: Handler, request: web.Request) -> web.StreamResponse:
+    async def _guarded(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await handler(request)
         except GaiadError as error:
@@ -94,8 +89,8 @@ class Proxy:
             _log.exception("request_failed", path=request.path, reference=reference)
             return rejected(internal_failure(reference))
 
-    async def _infer(self, request: web.Request) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, self._aftermath, request)
+    async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
+        inference = Inference(self._deps, self._upstream, request)
         try:
             return await inference.run()
         except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
@@ -103,7 +98,7 @@ class Proxy:
             headers = {"X-Gaia-Request-Id": inference.request_id}
             return inference.cut() or rejected(internal_failure(inference.request_id), headers)
 
-    async def _models(self, request: web.Request) -> web.StreamResponse:
+    async def _models(self, request: web.BaseRequest) -> web.StreamResponse:
         facts = self._deps.facts()
         base = (facts.served_name if facts else "") or self._deps.config.engine.served_name
         card = {"object": "model", "created": self._created, "owned_by": "gaiad"}
@@ -113,35 +108,36 @@ class Proxy:
             cards.append({"id": alias, **card, "root": version, "parent": base or None, **window})
         return web.json_response({"object": "list", "data": cards})
 
-    async def _health(self, request: web.Request) -> web.StreamResponse:
+    async def _health(self, request: web.BaseRequest) -> web.StreamResponse:
         health = {**self._deps.health(), "engine": "vllm"}
         return web.json_response(health, status=503 if health.get("status") == "down" else 200)
 
-    async def _feedback(self, request: web.Request) -> web.StreamResponse:
+    async def _feedback(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await read_body(request, self._deps.config.proxy.max_body_bytes)
         body = raw if isinstance(raw, Rejection) else read_object(raw)
         if isinstance(body, Rejection):
             return rejected(body)
-        request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
-        if not isinstance(request_id, str) or not request_id:
-            return rejected(bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id"))
-        if not isinstance(verdict, str) or not verdict:
-            return rejected(bad_request("`verdict` must be one word, such as good or bad.", param="verdict"))
-        if correction is not None and not isinstance(correction, str):
-            return rejected(bad_request("`correction` must be the text of a right reply.", param="correction"))
+        given = _read_feedback(body)
+        if isinstance(given, Rejection):
+            return rejected(given)
+        request_id, verdict, correction = given
         await self._settle()
-        if await self._deps.exchange(request_id) is None:
+        kept = await self._deps.exchange(request_id)
+        # Whoever says who they are may judge their own replies only; another's does not exist for them.
+        named = named_caller(request.headers, body.get("user"))
+        if kept is None or (named is not None and kept["user"] not in (None, named)):
             return rejected(unknown_exchange(request_id))
         refusal = await self._deps.feedback(request_id, verdict, correction)
         if refusal is not None:
             return rejected(refused_feedback(refusal.reason, refusal.hint))
         return web.json_response({"request_id": request_id, "verdict": verdict, "recorded": True})
 
-    async def _exchange(self, request: web.Request) -> web.StreamResponse:
+    async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = request.path.removeprefix(EXCHANGES)
         await self._settle()
         kept = await self._deps.exchange(request_id)
-        if kept is None:
+        # What is kept of a person is for them alone; what is kept of nobody holds nothing that was said.
+        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config)):
             return rejected(unknown_exchange(request_id))
         return web.json_response(dict(kept))
 
@@ -149,32 +145,68 @@ class Proxy:
         """Wait a moment for replies that just went out to be on disk, so that they can be referred to."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                await self._aftermath.settled()
                 await self._deps.flush()
 
 
-def make_app(deps: ProxyDeps) -> web.Application:
-    """Build the proxy's application. Serve it with `listen`, or with `handler_cancellation` switched on."""
-    proxy = Proxy(deps)
-    app = web.Application(client_max_size=deps.config.proxy.max_body_bytes)
-    app.cleanup_ctx.append(proxy.life)
-    app.router.add_route("*", "/{path:.*}", proxy.dispatch)
-    return app
+def _read_feedback(body: Mapping[str, object]) -> tuple[str, str, str | None] | Rejection:
+    """Request id, verdict and correction, or what is wrong with them."""
+    request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
+    if not isinstance(request_id, str) or not request_id:
+        return bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id")
+    word = verdict_word(verdict) if isinstance(verdict, str) else None
+    if word is None:
+        return bad_request("`verdict` must be one word, such as good or bad.", param="verdict")
+    if correction is not None and not isinstance(correction, str):
+        return bad_request("`correction` must be the text of a right reply.", param="correction")
+    return request_id, word, correction
 
 
-async def listen(app: web.Application, host: str, port: int) -> web.AppRunner:
-    """Serve `app`; the end of a client's connection cancels its request. `cleanup()` of the runner ends it.
+class Door:
+    """Where the proxy listens, until `cleanup`."""
+
+    def __init__(self, proxy: Proxy, runner: web.ServerRunner) -> None:
+        self._proxy = proxy
+        self._runner = runner
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses that were got."""
+        return self._runner.addresses
+
+    async def cleanup(self) -> None:
+        """Take no new connection, let running replies end for a bounded time, close the rest."""
+        await self._runner.cleanup()
+        await self._proxy.close()
+
+
+async def listen(deps: ProxyDeps, host: str, port: int) -> Door:
+    """Serve the proxy at an address; the end of a client's connection cancels its request.
 
     Raises:
         ConfigError: when the address cannot be had.
     """
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    proxy, loop = Proxy(deps), asyncio.get_running_loop()
+    limit = deps.config.proxy.max_body_bytes
+
+    def made(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:  # noqa: ANN401
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
+
+    # A bare server: an application's router and middleware would cost a fifth more, and there is nothing to route.
+    server = web.Server(proxy.dispatch, request_factory=made, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
-        hint = "end the program that holds the port, or set another proxy.listen"
-        raise ConfigError(f"the proxy cannot listen on {host}:{port}: {reason}", hint=hint) from error
-    return runner
+        raise ConfigError(f"the proxy cannot listen on {host}:{port}: {reason}", hint=_how_to_listen(error)) from error
+    return Door(proxy, runner)
+
+
+def _how_to_listen(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "set proxy.listen to an address of this machine, such as 127.0.0.1:6430"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "set proxy.listen to a port above 1023"
+    return "end the program that holds the port, or set another proxy.listen"

@@ -6,16 +6,15 @@ is waiting. What the fields mean to the engine is the engine's to judge: a body 
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from typing import Any
 
 from multidict import MultiMapping
 
 from gaiad.config import Config
-from gaiad.proxy.refusals import Rejection, bad_request, nested_too_deeply
+from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
+from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.stages import NamedStage, name_stage
+from gaiad.user import user_name
 
 STAGE_HEADER = "X-Gaia-Stage"
 USER_HEADER = "X-Gaia-User"
@@ -27,7 +26,7 @@ CONSENT_HEADER = "X-Gaia-Consent"
 class Ask:
     """One understood request. `model` is what was asked for, None where nothing was; `is_user`: someone waits."""
 
-    body: dict[str, Any]
+    fields: Fields
     model: str | None
     stream: bool
     stage: NamedStage
@@ -39,13 +38,15 @@ class Ask:
 
 def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Rejection:
     """Understand a request to an inference path, or say what is wrong with it."""
-    body = read_object(raw)
-    if isinstance(body, Rejection):
-        return body
-    model = body.get("model")
+    fields = read_fields(raw)
+    if isinstance(fields, Rejection):
+        return fields
+    try:
+        model, metadata, user = (value_of(fields, key) for key in ("model", "metadata", "user"))
+    except (ValueError, RecursionError):
+        return bad_request("`model`, `metadata` or `user` holds a number or a depth that cannot be read.")
     if model is not None and not isinstance(model, str):
-        return bad_request(f"`model` must be a string, not {_kind(model)}.", param="model")
-    metadata = body.get("metadata")
+        return bad_request(f"`model` must be a string, not {kind_of(model)}.", param="model")
     stage = name_stage(
         header=headers.get(STAGE_HEADER),
         metadata=metadata,
@@ -57,59 +58,28 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         return stage
     in_metadata = metadata.get("gaia_conversation") if isinstance(metadata, dict) else None
     return Ask(
-        body=body,
+        fields=fields,
         model=model or None,
-        stream=body.get("stream") is True,
+        stream="stream" in fields and bytes(fields["stream"]) == b"true",
         stage=stage,
         is_user=stage.stage not in config.learning.background_stages,
-        user=_first(headers.get(USER_HEADER), body.get("user"), config.consent.anonymous_user),
+        user=caller(headers, user, config),
         conversation=_first(headers.get(CONVERSATION_HEADER), in_metadata),
         # Sent twice it is one list, so that no copy of it can hide another that narrows.
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
     )
 
 
-def read_object(raw: bytes) -> dict[str, Any] | Rejection:
-    """Parse a JSON object, or say where it stops being one."""
-    try:
-        parsed = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
-    except json.JSONDecodeError as error:
-        return bad_request(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-            code="invalid_json",
-        )
-    except UnicodeDecodeError as error:
-        return bad_request(f"The body is not valid UTF-8 at byte {error.start}.", code="invalid_json")
-    except RecursionError:
-        return nested_too_deeply()
-    except ValueError as error:
-        # Python's own words about a long integer name its settings.
-        if str(error).startswith("Exceeds the limit"):
-            return bad_request("A number in the body has too many digits.", code="invalid_json")
-        return bad_request(f"The body is not valid JSON: {error}.", code="invalid_json")
-    if not isinstance(parsed, dict):
-        return bad_request(f"The body must be a JSON object, not {_kind(parsed)}.", code="invalid_json")
-    return parsed
+def named_caller(headers: MultiMapping[str], in_body: object = None) -> str | None:
+    """Who the caller says it is, usable as a name or not; None where it says nothing."""
+    return _first(headers.get(USER_HEADER), in_body)
 
 
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return number
+def caller(headers: MultiMapping[str], in_body: object, config: Config) -> str | None:
+    """Who asks: header, then body, then `[consent] anonymous_user`; a name that cannot be used is nobody's."""
+    return user_name(named_caller(headers, in_body) or config.consent.anonymous_user)
 
 
 def _first(*names: object) -> str | None:
     """The first name that says something; anything but text says nothing."""
     return next((name.strip() for name in names if isinstance(name, str) and name.strip()), None)
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "an object")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,20 +20,50 @@ Fields = Mapping[str, msgspec.Raw]
 """The top level of a JSON object, values undecoded."""
 
 NULL = b"null"
+MAX_DEPTH = 128
+"""How deep arrays and objects may stand in each other."""
+_MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{\]}]')
+_NUMERIC = b"-0123456789"
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 
 
 def read_fields(raw: bytes) -> Fields | Rejection:
     """Parse the top level of a JSON object, or say where it stops being one."""
+    if _nests_too_deeply(raw):
+        return nested_too_deeply()
+    fields = None
     try:
         if not raw.isascii():
             raw.decode()
-        return _FIELDS.decode(raw)
+        fields = _FIELDS.decode(raw)
+        if not any(_is_strange_number(bytes(value)) for value in fields.values()):
+            return fields
     except (ValueError, RecursionError, msgspec.MsgspecError):
-        # 1. Wrong, and this says how. 2. Right, but strange: UTF-16, a byte-order mark, half a surrogate pair.
-        parsed = read_object(raw)
-        return parsed if isinstance(parsed, Rejection) else raw_fields(parsed)
+        pass
+    # 1. Wrong, and this says how. 2. Right, but strange: UTF-16, a byte-order mark, half a surrogate pair, 1e5.
+    parsed = read_object(raw)
+    if isinstance(parsed, Rejection):
+        return parsed
+    return raw_fields(parsed) if fields is None else fields
+
+
+def _nests_too_deeply(raw: bytes) -> bool:
+    # Most bodies have fewer brackets than may stand in each other.
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for mark in _MARKS.finditer(raw):
+        first = mark[0][:1]
+        depth += 1 if first in b"[{" else -1 if first in b"]}" else 0
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def _is_strange_number(value: bytes) -> bool:
+    """Whether a value is a number that may be too large to be one."""
+    return value[0] in _NUMERIC and (len(value) > 16 or b"e" in value or b"E" in value)
 
 
 def raw_fields(body: Mapping[str, Any]) -> Fields:

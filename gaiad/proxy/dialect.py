@@ -86,11 +86,10 @@ def _with_constraint(fields: Fields, engine_version: str | None) -> Fields | Rej
     # 1. Not constrained in either way: most requests.
     if _GUIDED_KEYS.isdisjoint(fields) and "structured_outputs" not in fields:
         return fields
-    release = engine_release(engine_version)
-    guided = [key for key in GUIDED if given(fields, key)]
-    conflict = _conflict(fields, guided)
+    conflict = conflicting(fields)
     if conflict is not None:
         return conflict
+    release, guided = engine_release(engine_version), _guided(fields)
     # 2. Constrained in the old way: as the engine understands it.
     if guided:
         return _from_guided(fields, guided[0], release)
@@ -103,7 +102,13 @@ def _with_constraint(fields: Fields, engine_version: str | None) -> Fields | Rej
     return _without_guided(fields)
 
 
-def _conflict(fields: Fields, guided: list[str]) -> Rejection | None:
+def _guided(fields: Fields) -> list[str]:
+    return [key for key in GUIDED if given(fields, key)]
+
+
+def conflicting(fields: Fields) -> Rejection | None:
+    """What no engine can honour, whatever its version: two constraints at once."""
+    guided = _guided(fields)
     if not guided:
         return None
     form = value_of(fields, "response_format")

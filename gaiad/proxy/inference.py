@@ -1,7 +1,8 @@
 """The way of one inference request: read, route, wait for the gate, forward, tell what came of it.
 
 Holds a lease exactly while the engine works on the request, and releases it whatever happens. The decisions are made
-in `ask`, `routing`, `dialect` and `validity`; waiting happens in the admission port.
+in `ask`, `routing`, `dialect` and `validity`, and by the consent port; waiting happens in the admission port. What it
+tells afterwards (the live guard, the recorder) neither delays nor fails a reply.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ class Inference:
     """One request from its first byte to its record."""
 
     def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.BaseRequest) -> None:
-        self.request_id = f"gaia-{secrets.token_hex(16)}"
+        self._arrived_wall = time.time()
+        # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
+        self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{secrets.token_hex(10)}"
         self._deps = deps
         self._upstream = upstream
         self._request = request
-        self._arrived_wall = time.time()
         self._arrived = time.monotonic()
         self._purposes = _NOBODY
         self._serve: Serve | None = None
@@ -76,10 +78,8 @@ class Inference:
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
         self._purposes = self._allowed(ask)
         try:
-            # 1. The gate is open, as nearly always. 2. What is wrong for good need not wait for it. 3. The rest waits.
-            lease = self._deps.admission.admit_now(is_user=ask.is_user)
-            early = None if lease is not None else self._early_rejection(ask)
-            return await self._answer(ask, lease) if early is None else self._reject(early, ask)
+            early = self._early_rejection(ask)
+            return await self._answer(ask) if early is None else self._reject(early, ask)
         except Exception:
             if not self._has_begun():
                 self._status = FAULT_STATUS
@@ -113,30 +113,29 @@ class Inference:
             return None
         return serve
 
-    async def _answer(self, ask: Ask, lease: Lease | None) -> web.StreamResponse:
-        hold_s = self._deps.config.proxy.hold_s
+    async def _answer(self, ask: Ask) -> web.StreamResponse:
+        hold_s, admission = self._deps.config.proxy.hold_s, self._deps.admission
         deadline = self._arrived + hold_s
         while True:
-            if lease is None:
+            admitted: Lease | Refuse | None = admission.admit_now(is_user=ask.is_user)
+            if admitted is None:
                 left_s = max(0.0, deadline - time.monotonic())
-                admitted = await self._deps.admission.admit(is_user=ask.is_user, timeout_s=left_s)
-                if isinstance(admitted, Refuse):
-                    return self._reject(not_now(admitted.reason, admitted.hint), ask)
-                lease = admitted
+                admitted = await admission.admit(is_user=ask.is_user, timeout_s=left_s)
+            if isinstance(admitted, Refuse):
+                return self._reject(not_now(admitted.reason, admitted.hint), ask)
             try:
-                response = await self._attempt(ask, lease)
+                response = await self._attempt(ask, admitted)
             finally:
-                lease.release()
+                admitted.release()
             if response is not None:
                 return response
             # The engine did nothing for the request: once the gate knows what is wrong, it is held there.
             if time.monotonic() + RECONNECT_PAUSE_S >= deadline:
                 return self._reject(not_now(f"{self._unready} for {hold_s:g} s", "see gaiadctl status"), ask)
             await asyncio.sleep(RECONNECT_PAUSE_S)
-            lease = None
 
     async def _attempt(self, ask: Ask, lease: Lease) -> web.StreamResponse | None:
-        """Forward under `lease`; None where the engine is not ready: no connection, or not the version it should have."""
+        """Forward under `lease`; None where the engine is not ready: no connection, or not this version."""
         # 1. Waiting may have changed what is active: route anew, and pin before anything else can happen.
         serve = self._route(ask)
         if isinstance(serve, Rejection):
@@ -195,14 +194,15 @@ class Inference:
         self._status = call.status
         await call.first()
         self._first_byte_at = call.first_byte_at
+        renamer = ChunkRenamer(told=self._told(), asked=self._model_for_client(ask), hide_usage=rewritten.hide_usage)
+        self._payloads = renamer.payloads
+        first = renamer.feed(call.taken())
+        if renamer.error_event is not None and not first:
+            return self._reject(engine_failed("it broke off before the first token"), ask)
         headers = self._headers(ask)
         headers |= {"Content-Type": call.header("content-type"), "Cache-Control": "no-cache"}
         response = self._stream = EventStream(status=call.status, headers=headers)
-        renamer = ChunkRenamer(
-            told=self._told(), asked=self._model_for_client(ask), hide_usage=rewritten.hide_usage
-        )
-        self._payloads = renamer.payloads
-        match await StreamRelay(call, renamer).run(response, self._request):
+        match await StreamRelay(call, renamer, first).run(response, self._request):
             case Ending.WHOLE:
                 self._finish(ask)
             case Ending.CLIENT_GONE:

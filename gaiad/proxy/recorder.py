@@ -7,6 +7,7 @@ write. It decides nothing about consent: a record arrives with its purposes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,7 +21,9 @@ __all__ = ["ExchangeRecord", "ExchangeStore", "Recorder"]
 
 _log = structlog.get_logger()
 
-BATCH = 256
+BATCH = 1024
+LINGER_S = 0.1
+"""How long the first record of a batch waits for others: a commit costs as much as a hundred rows."""
 
 
 class ExchangeStore(Protocol):
@@ -39,12 +42,15 @@ class Recorder:
         queue_size: int,
         *,
         retry_delays_s: Sequence[float] = (0.1, 0.5, 2.0),
+        linger_s: float = LINGER_S,
     ) -> None:
         self._store = conversations
         self._queue_size = queue_size
         self._retry_delays_s = tuple(retry_delays_s)
+        self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()
         self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
         self._turn = asyncio.Lock()
         self._offered = 0
         self._done = 0
@@ -66,6 +72,8 @@ class Recorder:
         self._pending.append(record)
         self._offered += 1
         self._arrived.set()
+        if len(self._pending) == BATCH:
+            self._full.set()
         return True
 
     async def run(self) -> None:
@@ -74,11 +82,21 @@ class Recorder:
         try:
             while True:
                 await self._arrived.wait()
+                await self._linger()
                 self._arrived.clear()
                 while self._pending:
                     await self._write_one_batch()
         finally:
             self.state = "stopped"
+
+    async def _linger(self) -> None:
+        # 1. A batch is full already. 2. It fills, or its time is over.
+        if len(self._pending) >= BATCH:
+            return
+        self._full.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_s):
+                await self._full.wait()
 
     async def flush(self) -> None:
         """Return once all that was offered before is durable, or counted as failed, whether `run` runs or not."""

@@ -31,11 +31,12 @@ class EventStream(web.StreamResponse):
 
 
 class StreamRelay:
-    """One stream. `run` once, after the engine's first bytes."""
+    """One stream. `run` once; `first` is what the client gets for the engine's first bytes, perhaps nothing yet."""
 
-    def __init__(self, call: Call, renamer: ChunkRenamer) -> None:
+    def __init__(self, call: Call, renamer: ChunkRenamer, first: bytes) -> None:
         self._call = call
         self._renamer = renamer
+        self._first = first
         self._writer: StreamWriter | None = None
         self._gone = False
 
@@ -52,9 +53,8 @@ class StreamRelay:
         writer = await response.prepare(request)
         assert isinstance(writer, StreamWriter)
         self._writer = writer
-        first = self._renamer.feed(self._call.taken())
-        if first:
-            await response.write(first)
+        if self._first:
+            await response.write(self._first)
         else:
             writer.send_headers()
         self._call.attach(self._take)

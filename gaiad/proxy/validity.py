@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 
 from gaiad.proxy.reply import ReplyCopy
+from gaiad.proxy.said import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Validity:
         return self.schema_ok is not False and not self.empty and not self.truncated
 
 
-def judge(reply: ReplyCopy, schema: Mapping[str, Any] | None) -> Validity:
+def judge(reply: ReplyCopy | Said, schema: Mapping[str, Any] | None) -> Validity:
     """Judge a complete reply against the schema of its stage, if that has one."""
     empty = not reply.text.strip() and not reply.calls_tools
     schema_ok = None if schema is None or reply.calls_tools else fits(reply.text, schema)

@@ -15,7 +15,7 @@ from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
 from gaiad.config import Config, EngineConfig, ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
-from gaiad.proxy.app import listen, make_app
+from gaiad.proxy.app import listen
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.rollout import ReplyOutcome
 
@@ -33,6 +33,12 @@ class Gate:
         self.leases: list[GateLease] = []
         self._arrived = asyncio.Event()
 
+    def admit_now(self, *, is_user: bool) -> GateLease | None:
+        if not self.is_open:
+            return None
+        self.asked.append(is_user)
+        return self._lease()
+
     async def admit(self, *, is_user: bool, timeout_s: float) -> GateLease | Refuse:
         self.asked.append(is_user)
         if not self.is_open:
@@ -46,6 +52,9 @@ class Gate:
             finally:
                 if turn in self.held:
                     self.held.remove(turn)
+        return self._lease()
+
+    def _lease(self) -> GateLease:
         lease = GateLease()
         self.leases.append(lease)
         return lease
@@ -108,6 +117,7 @@ class World:
     feedback: list[tuple[str, str, str | None]] = field(default_factory=list)
     feedback_refusal: Refuse | None = None
     on_reply_failure: Exception | None = None
+    offer_failure: Exception | None = None
     store_failure: Exception | None = None
     api_key: str = ""
     url: str = ""
@@ -138,7 +148,7 @@ class World:
             api_key=self.api_key,
         )
 
-    async def _consent(self, user: str, header: str | None) -> frozenset[str]:
+    def _consent(self, user: str, header: str | None) -> frozenset[str]:
         if self.consent_failure is not None:
             raise self.consent_failure
         return self.grants.get(user, frozenset())
@@ -149,6 +159,8 @@ class World:
         self.outcomes.append(outcome)
 
     def _offer(self, record: ExchangeRecord) -> bool:
+        if self.offer_failure is not None:
+            raise self.offer_failure
         self.records.append(record)
         self.recorded.set()
         return True
@@ -163,8 +175,8 @@ class World:
             raise self.store_failure
 
     async def _exchange(self, request_id: str) -> Mapping[str, Any] | None:
-        found = [record for record in self.records if record.request_id == request_id]
-        return {"request_id": request_id, "durable": True} if found else None
+        found = next((record for record in self.records if record.request_id == request_id), None)
+        return None if found is None else {"request_id": request_id, "user": found.user, "durable": True}
 
 
 def world_of(engine_url: str, **proxy: Any) -> World:
@@ -187,7 +199,7 @@ def world_of(engine_url: str, **proxy: Any) -> World:
 @asynccontextmanager
 async def serving(world: World) -> AsyncIterator[World]:
     """Let the proxy listen until the block ends."""
-    runner = await listen(make_app(world.deps()), "127.0.0.1", 0)
+    runner = await listen(world.deps(), "127.0.0.1", 0)
     try:
         host, port = runner.addresses[0][:2]
         world.url = f"http://{host}:{port}"
