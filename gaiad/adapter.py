@@ -78,10 +78,13 @@ class RegistrySnapshot:
 
     `adapters` are all names an alias may have (with or without an active version); `active` maps an alias to the
     version it serves; `previous` to the version a rollback would flip to; `servable` holds every full version name
-    that a request may ask for outright (active and still-loaded former ones).
+    that a request may ask for outright (active and still-loaded former ones). `active_unloaded` and
+    `servable_unloaded` are the same of versions that the engine does not have now: they may serve once it does.
     """
 
     adapters: frozenset[AdapterName] = frozenset()
     active: Mapping[AdapterName, VersionName] = field(default_factory=dict)
     previous: Mapping[AdapterName, VersionName] = field(default_factory=dict)
     servable: frozenset[VersionName] = frozenset()
+    active_unloaded: Mapping[AdapterName, VersionName] = field(default_factory=dict)
+    servable_unloaded: frozenset[VersionName] = frozenset()

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gaiad.adapter import is_adapter_name
 from gaiad.errors import ConfigError
+from gaiad.user import MAX_USER_CHARS, user_name
 
 DEFAULT_STAGES: Mapping[str, str] = {
     "tool_selection": "json-architect",
@@ -285,13 +286,7 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
     host, _, port = proxy.listen.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
         problems.append(f"proxy.listen = {proxy.listen!r} must be HOST:PORT")
-    hostname = _hostname(engine.url)
-    if hostname is None:
-        problems.append(f"engine.url = {engine.url!r} must be http://HOST:PORT")
-    if engine.mode == "managed" and hostname not in (None, "127.0.0.1", "localhost", "::1"):
-        problems.append(f"engine.url = {engine.url!r} must be on loopback where engine.mode is managed")
-    if engine.mode == "managed" and not engine.base_model:
-        problems.append("engine.base_model must be set to a local folder where engine.mode is managed")
+    _check_engine_place(engine, learning, problems)
     if engine.max_lora_rank not in (0, *_RANKS):
         allowed = ", ".join(str(rank) for rank in _RANKS)
         problems.append(f"engine.max_lora_rank = {engine.max_lora_rank} must be 0 (by curriculum) or one of {allowed}")
@@ -305,14 +300,39 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
             problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
     if learning.guard_max_failures > learning.guard_window:
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
+    anonymous = sections["consent"].anonymous_user
+    if anonymous.strip() and user_name(anonymous) is None:
+        problems.append(f"consent.anonymous_user = {anonymous!r} must be text of at most {MAX_USER_CHARS} characters")
 
 
-def _hostname(url: str) -> str | None:
+def _check_engine_place(engine: EngineConfig, learning: LearningConfig, problems: list[str]) -> None:
+    # A URL may hold a password: one with an @ is not repeated.
+    shown = "engine.url" if "@" in engine.url else f"engine.url = {engine.url!r}"
+    parts = _split(engine.url)
+    if parts is None:
+        problems.append(f"{shown} must be http://HOST:PORT")
+    elif "@" in parts.netloc:
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        problems.append(f"{shown} must be {place}, without a user's name; a key goes into engine.api_key_file")
+    elif parts.path.strip("/") or parts.query or parts.fragment or "?" in engine.url or "#" in engine.url:
+        place = f"{parts.scheme}://{parts.netloc}"
+        problems.append(f"{shown} must be {place} alone, without path or query: gaiad adds /v1 and the rest itself")
+    if engine.mode == "managed" and parts is not None and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        problems.append(f"{shown} must be on loopback where engine.mode is managed")
+    if not engine.base_model and engine.mode == "managed":
+        problems.append("engine.base_model must be set to a local folder where engine.mode is managed")
+    elif not engine.base_model and learning.enabled:
+        problems.append("engine.base_model must be set to a local folder where learning.enabled is true")
+
+
+def _split(url: str) -> SplitResult | None:
+    """Take an engine's URL apart; None where it names no place that HTTP can reach."""
     try:
         parts = urlsplit(url)
-        return parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
+    return parts if named else None
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:

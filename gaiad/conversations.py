@@ -6,8 +6,8 @@ learned from. Consent is decided by `consent`; here it is only asked, once more 
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -20,12 +20,11 @@ from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, s
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, verdict_word
+from gaiad.user import MAX_USER_CHARS, user_name
 
-MAX_USER_CHARS = 200
 MAX_CORRECTION_CHARS = 200_000
 _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
-_VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
 
 
 class CorrectedRow(TypedDict):
@@ -59,9 +58,10 @@ class Conversations:
 
     def purposes_for(self, user: str | None, header: str | None = None) -> frozenset[str]:
         """What an exchange of `user` may be kept for now; empty for nobody, and before `load`."""
-        if not user or not self._loaded:
+        name = user_name(user)
+        if name is None or not self._loaded:
             return frozenset()
-        standing = self._standings.get(user, Standing())
+        standing = self._standings.get(name, Standing())
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
 
@@ -69,14 +69,15 @@ class Conversations:
         self, user: str, purpose: Purpose | str, action: Action | str, source: str, at: float
     ) -> Refuse | None:
         """Append one grant or revocation; it holds for every later request once this returns."""
-        problem = _grant_problem(user, purpose, action)
-        if problem is not None:
+        name = user_name(user)
+        problem = _grant_problem(name, purpose, action)
+        if name is None or problem is not None:
             return problem
-        row = {"user": user, "purpose": str(purpose), "action": str(action), "source": source, "at": at}
+        row = {"user": name, "purpose": str(purpose), "action": str(action), "source": source, "at": at}
         async with self._db.write() as connection:
             await connection.execute(sa.insert(tables.grants).values(row))
-            events = await _events(connection, user)
-        self._remember(user, events)
+            events = await _events(connection, name)
+        self._remember(name, events)
         return None
 
     async def grants(self, user: str) -> frozenset[str]:
@@ -86,8 +87,11 @@ class Conversations:
 
     async def history(self, user: str) -> list[GrantEvent]:
         """All that `user` granted and revoked, oldest first."""
+        name = user_name(user)
+        if name is None:
+            return []
         async with self._db.read() as connection:
-            return list(await _events(connection, user))
+            return list(await _events(connection, name))
 
     async def keep(self, records: Sequence[ExchangeRecord]) -> None:
         """Write `records` in one durable commit; a record that is already there stays as it is.
@@ -132,7 +136,7 @@ class Conversations:
         """
         query = _joined().order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
         if user is not None:
-            query = query.where(tables.exchange_contents.c.user == user)
+            query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
             said = await _newest_feedback(connection, [row["request_id"] for row in rows])
@@ -143,7 +147,7 @@ class Conversations:
         problem = _feedback_problem(request_id, verdict, correction)
         if problem is not None:
             return problem
-        row = {"request_id": request_id, "verdict": verdict, "correction": correction, "at": at}
+        row = {"request_id": request_id, "verdict": verdict_word(verdict), "correction": correction, "at": at}
         async with self._db.write() as connection:
             query = _joined().where(tables.exchanges.c.request_id == request_id)
             found = (await connection.execute(query)).mappings().one_or_none()
@@ -193,13 +197,14 @@ class Conversations:
             self._standings[user] = fold(events)
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
-        return record.with_purposes(self._unrevoked(record.user, record.purposes))
+        named = dataclasses.replace(record, user=user_name(record.user))
+        return named.with_purposes(self._unrevoked(named.user, named.purposes))
 
     def _unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:
-        # A name that the file cannot hold is nobody's; its content-free row is kept all the same.
-        if not _storable(user or ""):
+        # What is nobody's leaves its content-free row all the same.
+        if user is None:
             return frozenset()
-        revoked = self._standings.get(user or "", Standing()).revoked
+        revoked = self._standings.get(user, Standing()).revoked
         return frozenset() if Purpose.LOG in revoked else purposes - revoked
 
     def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
@@ -216,8 +221,8 @@ class Conversations:
         return None
 
 
-def _grant_problem(user: str, purpose: str, action: str) -> Refuse | None:
-    if not user.strip() or len(user) > MAX_USER_CHARS or not _storable(user):
+def _grant_problem(user: str | None, purpose: str, action: str) -> Refuse | None:
+    if user is None:
         return Refuse("the user's name is empty, too long or not text", f"use 1 to {MAX_USER_CHARS} characters")
     if purpose not in {*Purpose}:
         return Refuse(f"{purpose!r} is not a purpose", f"use one of {', '.join(Purpose)}")
@@ -229,7 +234,7 @@ def _grant_problem(user: str, purpose: str, action: str) -> Refuse | None:
 def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> Refuse | None:
     if not _storable(request_id):
         return _NO_SUCH_EXCHANGE
-    if not _VERDICT.fullmatch(verdict):
+    if verdict_word(verdict) is None:
         return Refuse("the verdict is not a word", "use one word such as good or bad")
     if correction is None:
         return None

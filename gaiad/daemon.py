@@ -23,7 +23,7 @@ from gaiad.adapter import AdapterName
 from gaiad.config import Config, lora_rank_slot
 from gaiad.control.app import serve
 from gaiad.control.commands import DaemonCommands
-from gaiad.control.status import World, health_of
+from gaiad.control.status import World, health_of, health_page
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
@@ -81,6 +81,7 @@ class _Daemon:
         self.started_at = time.time()
         self.version = own_version()
         self.facts: EngineFacts | None = None
+        self.first_start = True
         self.engine_starts: list[tuple[int | None, float]] = []
 
     async def live(self) -> None:
@@ -103,8 +104,10 @@ class _Daemon:
                 await self.stop.wait()
                 log.info("stopping")
                 self.notifier.stopping()
-                # 1. No new requests, and a bounded time for those that run. 2. No more learning; the trainer ends.
-                # 3. What was recorded reaches the disk. 4. The rest; the engine, the store and the lock follow.
+                # 1. Who waits for the engine is told at once. 2. No new requests, and a bounded time for those that
+                # run. 3. No more learning; the trainer ends. 4. What was recorded reaches the disk. 5. The rest; the
+                # engine, the store and the lock follow.
+                self.gpu.refuse_all()
                 await doors.aclose()
                 await _end(tasks, "schedule", "learner")
                 await self.recorder.flush()
@@ -165,7 +168,7 @@ class _Daemon:
             admission=self.gpu,
             snapshot=lambda: self.registry.snapshot,
             facts=lambda: self.facts,
-            consent=self._consent,
+            consent=self.conversations.purposes_for,
             offer=self.recorder.offer,
             on_reply=self.learner.observe_reply,
             health=self._health,
@@ -187,19 +190,19 @@ class _Daemon:
             flush=self.recorder.flush,
         )
 
-    async def _consent(self, user: str, header: str | None) -> frozenset[str]:
-        return self.conversations.purposes_for(user, header)
-
     async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:
         return await self.conversations.add_feedback(request_id, verdict, correction, time.time())
 
     async def _reconcile(self) -> None:
         """Before the gate opens: see what the engine is, then give it what the registry wants."""
-        self.facts = await self.engine.facts()
+        self.first_start = self.facts is None
+        facts = await self.engine.facts()
         # 1. A wake comes by here too: only another process is another start.
         if not self.engine_starts or self.engine_starts[-1][0] != self.engine.pid:
             self.engine_starts.append((self.engine.pid, time.time()))
         await self.learner.reconcile()
+        # 2. Only now: before, the proxy would take names that are about to be loaded for names of nothing.
+        self.facts = facts
 
     # --- what is told -------------------------------------------------------------------------------------------------
 
@@ -221,6 +224,7 @@ class _Daemon:
             active_not_loaded=self.registry.active_not_loaded,
             learning=self.learner.status(),
             store={**store, "dropped": recorder.dropped, "failed": recorder.failed},
+            first_start=self.first_start,
         )
 
     def _engine_status(self) -> dict[str, object]:
@@ -238,14 +242,9 @@ class _Daemon:
 
     def _health(self) -> dict[str, object]:
         phase = str(self.gpu.phase)
-        status = health_of(phase, anything_missing=bool(self.registry.active_not_loaded))
-        return {
-            "status": status,
-            "model_loaded": self.facts is not None and status in ("ok", "degraded", "training"),
-            "engine": "vllm",
-            "mode": "active" if status in ("ok", "degraded") else "standby",
-            "active_inference": self.gpu.active_inference,
-        }
+        missing = bool(self.registry.active_not_loaded)
+        health = health_of(phase, anything_missing=missing, first_start=self.first_start)
+        return health_page(health, phase, self.gpu.active_inference)
 
     def _line(self) -> str:
         reason = f": {self.gpu.reason}" if self.gpu.reason else ""
@@ -295,11 +294,6 @@ def check_base_model(config: Config) -> None:
     """
     if config.engine.mode == "external" and not config.learning.enabled:
         return
-    if not config.engine.base_model:
-        raise ConfigError(
-            "engine.base_model is not set, and learning needs the base model's folder",
-            hint="set it, or set learning.enabled = false",
-        )
     folder = Path(config.engine.base_model)
     if not (folder / "config.json").is_file():
         raise ConfigError(

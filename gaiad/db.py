@@ -166,6 +166,8 @@ class Database:
         engine = create_async_engine(
             sa.URL.create("sqlite+aiosqlite", database=str(path)),
             connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+            # What people said must not stand in an error's text, which is logged.
+            hide_parameters=True,
             pool_size=4,
             max_overflow=4,
         )
@@ -258,8 +260,9 @@ def _database_path(config: Config) -> Path:
     try:
         url = sa.make_url(config.store.url)
     except ArgumentError as error:
+        # It may hold a password, so not even a wrong one is repeated.
         raise StoreError(
-            f"store.url = {config.store.url!r} is not a database URL", hint="leave it empty for SQLite in state_dir"
+            "store.url is not a database URL", hint="use sqlite+aiosqlite:////path/to/file.db, or leave it empty"
         ) from error
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         # The URL may hold a password: only its kind is repeated.

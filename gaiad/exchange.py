@@ -1,14 +1,23 @@
-"""One exchange (a request and its reply) as it is offered to the recorder.
+"""One exchange (a request and its reply) as it is offered to the recorder, and the word that judges it.
 
-A noun only: it says what may be kept, not whether. `consent` decides, `proxy.recorder` queues, `conversations`
+Nouns only: it says what may be kept, not whether. `consent` decides, `proxy.recorder` queues, `conversations`
 writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+_VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
+
+
+def verdict_word(text: str) -> str | None:
+    """A verdict as it is kept, one word in lower case; None where `text` is not one word."""
+    word = text.strip().lower()
+    return word if _VERDICT.fullmatch(word) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

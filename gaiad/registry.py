@@ -264,13 +264,14 @@ class Registry:
     def _rebuild(self) -> None:
         adapters = _adapters(self._rows)
         previous = {name: row.version for name in adapters if (row := _previous(self._rows, name)) is not None}
+        servable = frozenset(row.version for row in self._rows.values() if row.stage in _SERVABLE)
         self._snapshot = RegistrySnapshot(
             adapters=self._named | frozenset(adapters),
             active={name: version for name, version in self.active.items() if version in self._loaded},
             previous=previous,
-            servable=frozenset(
-                row.version for row in self._rows.values() if row.stage in _SERVABLE and row.version in self._loaded
-            ),
+            servable=servable & self._loaded,
+            active_unloaded=self.active_not_loaded,
+            servable_unloaded=servable - self._loaded,
         )
 
 

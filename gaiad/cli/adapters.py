@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from gaiad.cli.command import Context, Subcommands, add, add_group
+from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import FAILED, age, brief, pairs, percent, table
 from gaiad.errors import Refuse
 
@@ -118,7 +117,7 @@ def _short(value: object) -> str:
 
 
 def _import(args: argparse.Namespace, context: Context) -> int:
-    directory = Path(args.directory).absolute()
+    directory = absolute(args.directory)
     if args.activate and not args.reason:
         args.usage_error("--activate needs --reason TEXT: why may this version skip the gate?")
     answer = context.client().post(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from gaiad.cli.client import Client
 from gaiad.cli.output import Terminal
+from gaiad.errors import GaiadError
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = "Callable[[argparse.Namespace, Context], int]"
@@ -37,3 +39,15 @@ def add_group(commands: Subcommands, name: str, description: str) -> Subcommands
     """Add a subcommand that has subcommands of its own."""
     parser = commands.add_parser(name, help=description.rstrip("."), description=description, allow_abbrev=False)
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def absolute(path: str) -> Path:
+    """The path as seen from the working directory.
+
+    Raises:
+        GaiadError: that directory was deleted meanwhile, so that nothing can be seen from it.
+    """
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError as error:
+        raise GaiadError("the working directory is gone", hint="change to one that exists") from error

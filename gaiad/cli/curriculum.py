@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gaiad.cli.command import Context, Subcommands, add, add_group
+from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import pairs
 from gaiad.errors import CurriculumError
 
@@ -38,7 +38,7 @@ def _build(args: argparse.Namespace, context: Context) -> int:
         raise CurriculumError(f"{args.folder} holds no curriculum.json", hint=f"name a folder or one of: {known}")
     curriculum = catalogue.load_curriculum(folder, args.profile)
     dataset = catalogue.gather(curriculum, folder, [])
-    frozen = catalogue.freeze(dataset, Path(args.out).absolute()) if args.out else None
+    frozen = catalogue.freeze(dataset, absolute(args.out)) if args.out else None
     answer: dict[str, object] = {
         "adapter": curriculum.adapter,
         "profile": curriculum.profile,

@@ -73,7 +73,8 @@ def own_version() -> str:
 
 
 def _client(args: argparse.Namespace) -> Client:
-    path, origin = find_socket(args.socket, args.config, os.environ, Path.cwd())
+    # Not by its name: a folder that was deleted meanwhile has none.
+    path, origin = find_socket(args.socket, args.config, os.environ, Path())
     return Client(path, origin)
 
 

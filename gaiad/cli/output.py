@@ -29,7 +29,7 @@ class Terminal:
 
     def show(self, answer: Mapping[str, object], text: str) -> int:
         """Print the answer as JSON or as `text`; the exit code is DONE."""
-        print(json.dumps(answer, indent=2, ensure_ascii=False) if self.as_json else text, file=self.out)
+        print(_as_json(answer, self.out, indent=2) if self.as_json else _printable(text, self.out), file=self.out)
         return DONE
 
     def refused(self, refusal: Refuse) -> int:
@@ -42,9 +42,21 @@ class Terminal:
 
     def _problem(self, code: int, who: str, message: str, hint: str) -> int:
         if self.as_json:
-            print(json.dumps({"error": {"message": message, "hint": hint}}, ensure_ascii=False), file=self.out)
-        print(sentence(who, message, hint), file=self.err)
+            print(_as_json({"error": {"message": message, "hint": hint}}, self.out), file=self.out)
+        print(_printable(sentence(who, message, hint), self.err), file=self.err)
         return code
+
+
+def _printable(text: str, out: TextIO) -> str:
+    """The text with what `out` cannot write (halves of characters, a small character set) in escapes."""
+    encoding = out.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _as_json(answer: Mapping[str, object], out: TextIO, indent: int | None = None) -> str:
+    text = json.dumps(answer, indent=indent, ensure_ascii=False)
+    # The escapes of JSON itself, where any are needed: the result stays JSON.
+    return text if _printable(text, out) == text else json.dumps(answer, indent=indent)
 
 
 def sentence(who: str, message: str, hint: str) -> str:

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from gaiad.control.listener import Listener
 from gaiad.errors import AdapterError, ConfigError, CurriculumError, DatasetError, GaiadError, NotYet, Refuse
+from gaiad.exchange import verdict_word
 
 log = structlog.get_logger()
 
@@ -183,7 +184,7 @@ async def _exchange(request: web.Request) -> web.Response:
 async def _feedback(request: web.Request) -> web.Response:
     body = await _body(request, "request_id", "verdict", "correction")
     answer = await request.app[COMMANDS].feedback(
-        _text(body, "request_id"), _text(body, "verdict"), _optional_text(body, "correction")
+        _text(body, "request_id"), _verdict(body), _optional_text(body, "correction")
     )
     return _answered(answer)
 
@@ -250,6 +251,13 @@ def _choice(body: Mapping[str, object], key: str, choices: tuple[str, ...]) -> s
     return value
 
 
+def _verdict(body: Mapping[str, object]) -> str:
+    word = verdict_word(_text(body, "verdict"))
+    if word is None:
+        raise _bad_request("'verdict' is not one word", "use one word such as good or bad")
+    return word
+
+
 def _limit(request: web.Request, default: int) -> int:
     text = request.query.get("limit", str(default))
     if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1000:
@@ -301,7 +309,8 @@ def _json(status: int, body: Reply) -> web.Response:
 
 
 def _dumps(value: object) -> str:
-    return json.dumps(value, default=_plain, ensure_ascii=False)
+    # ASCII, because what people said may hold halves of characters, which JSON can name and UTF-8 cannot.
+    return json.dumps(value, default=_plain)
 
 
 def _plain(value: object) -> object:

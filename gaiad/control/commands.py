@@ -20,6 +20,7 @@ from gaiad.conversations import Conversations
 from gaiad.cycles import Cycles
 from gaiad.errors import NotYet, Refuse
 from gaiad.registry import Registry, VersionRow
+from gaiad.user import user_name
 
 _SOURCE = "gaiadctl"
 
@@ -120,15 +121,16 @@ class DaemonCommands:
         refused = await self._conversations.append_grant(user, purpose, action, _SOURCE, time.time())
         if refused is not None:
             return refused
+        name = user_name(user) or user
         if action == "revoke":
-            await self._learner.consent_revoked(user)
-        return await self.consents(user)
+            await self._learner.consent_revoked(name)
+        return await self.consents(name)
 
     async def consents(self, user: str) -> Reply:
         """What a user grants now, and the history of it."""
         history = await self._conversations.history(user)
         return {
-            "user": user,
+            "user": user_name(user) or user,
             "granted": sorted(await self._conversations.grants(user)),
             "history": [dataclasses.asdict(event) for event in history],
         }

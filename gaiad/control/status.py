@@ -1,7 +1,7 @@
 """The status page: one picture of the daemon, turned into the JSON of `GET /status`.
 
 Pure: takes a `World` and returns plain values. Decides only how healthy the whole is called, by the GPU's phase and
-what the engine has loaded.
+what the engine has loaded; the proxy's `/health` says the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _STARTING = frozenset({"starting"})
 _SERVING = frozenset({"serving", "probing"})
 _BROKEN = frozenset({"restarting"})
 _DOWN = frozenset({"down"})
+_GATE_OPEN = frozenset({"serving", "lent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class World:
     active_not_loaded: Mapping[AdapterName, VersionName]
     learning: Mapping[str, object]
     store: Mapping[str, object]
+    first_start: bool = False
 
     @property
     def phase(self) -> str:
@@ -43,9 +45,12 @@ class World:
         return str(self.gpu.get("phase", "starting"))
 
 
-def health_of(phase: str, *, anything_missing: bool = False) -> str:
-    """Name the health of the whole: starting, ok, training, degraded or down."""
-    if phase in _STARTING:
+def health_of(phase: str, *, anything_missing: bool = False, first_start: bool = False) -> str:
+    """Name the health of the whole: starting, ok, training, degraded or down.
+
+    `first_start`: no engine was ready yet since gaiad started, so that being probed is a part of starting.
+    """
+    if phase in _STARTING or (first_start and phase == "probing"):
         return "starting"
     if phase in _DOWN:
         return "down"
@@ -56,11 +61,23 @@ def health_of(phase: str, *, anything_missing: bool = False) -> str:
     return "training"
 
 
+def health_page(health: str, phase: str, active_inference: int) -> dict[str, object]:
+    """What `/health` answers. A model counts as loaded only while requests get to it."""
+    is_open = phase in _GATE_OPEN
+    return {
+        "status": health,
+        "model_loaded": is_open,
+        "engine": "vllm",
+        "mode": "active" if is_open else "standby",
+        "active_inference": active_inference,
+    }
+
+
 def status_of(world: World) -> dict[str, object]:
     """The whole status page."""
     engine = world.config.engine
     return {
-        "health": health_of(world.phase, anything_missing=bool(world.active_not_loaded)),
+        "health": health_of(world.phase, anything_missing=bool(world.active_not_loaded), first_start=world.first_start),
         "pid": world.pid,
         "started_at": world.started_at,
         "uptime_s": max(0.0, world.now - world.started_at),

@@ -166,6 +166,11 @@ class GpuLoop:
         """Let a request in as soon as the engine serves, in order of arrival, at most `timeout_s` from now."""
         return await self._gate.admit(is_user=is_user, timeout_s=timeout_s)
 
+    def refuse_all(self) -> None:
+        """Refuse all who wait and all who come, because gaiad is stopping; those inside may end."""
+        self._gate.close()
+        self._gate.refuse(Refuse("gaiad is stopping", hint="try again once it runs"))
+
     async def acquire(self, reason: str) -> Hold | Refuse:
         """Quiet the engine and claim the machine; waits while users are being served."""
         if self._hold is not None:
@@ -205,8 +210,7 @@ class GpuLoop:
                     self._take(await self._events.get())
         finally:
             self._tasks, self._ended = None, True
-            self._gate.close()
-            self._gate.refuse(Refuse("gaiad is stopping", hint="try again once it runs"))
+            self.refuse_all()
             self._fail_release("gaiad is stopping")
             if self._asked is not None and not self._asked.done():
                 self._asked.set_result(Refuse("gaiad is stopping"))

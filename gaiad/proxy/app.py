@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -17,8 +19,8 @@ import structlog
 from aiohttp import web
 
 from gaiad.errors import ConfigError, GaiadError
-from gaiad.proxy.aftermath import Aftermath
-from gaiad.proxy.ask import read_object
+from gaiad.exchange import verdict_word
+from gaiad.proxy.ask import caller, named_caller, read_object
 from gaiad.proxy.forward import Upstream
 from gaiad.proxy.inference import Inference, read_body, rejected
 from gaiad.proxy.ports import ProxyDeps
@@ -43,13 +45,12 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Proxy:
-    """The handlers, and the two things they share: the engine's connections and the aftermath's queue."""
+    """The handlers, and what they share: the engine's connections."""
 
     def __init__(self, deps: ProxyDeps) -> None:
         config = deps.config
         self._deps = deps
         self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
-        self._aftermath = Aftermath(deps.consent, deps.offer, config.store.queue_size)
         self._created = int(time.time())
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._infer},
@@ -60,14 +61,9 @@ class Proxy:
         }
 
     async def life(self, app: web.Application) -> AsyncIterator[None]:
-        """Open what the handlers share; at the end let every record reach the recorder."""
+        """Keep open what the handlers share."""
         await self._upstream.open()
-        decisions = asyncio.create_task(self._aftermath.run(), name="proxy-aftermath")
         yield
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._aftermath.settled(), SETTLE_TIMEOUT_S)
-        decisions.cancel()
-        await asyncio.gather(decisions, return_exceptions=True)
         await self._upstream.close()
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
@@ -95,7 +91,7 @@ class Proxy:
             return rejected(internal_failure(reference))
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, self._aftermath, request)
+        inference = Inference(self._deps, self._upstream, request)
         try:
             return await inference.run()
         except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
@@ -122,15 +118,15 @@ class Proxy:
         body = raw if isinstance(raw, Rejection) else read_object(raw)
         if isinstance(body, Rejection):
             return rejected(body)
-        request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
-        if not isinstance(request_id, str) or not request_id:
-            return rejected(bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id"))
-        if not isinstance(verdict, str) or not verdict:
-            return rejected(bad_request("`verdict` must be one word, such as good or bad.", param="verdict"))
-        if correction is not None and not isinstance(correction, str):
-            return rejected(bad_request("`correction` must be the text of a right reply.", param="correction"))
+        given = _read_feedback(body)
+        if isinstance(given, Rejection):
+            return rejected(given)
+        request_id, verdict, correction = given
         await self._settle()
-        if await self._deps.exchange(request_id) is None:
+        kept = await self._deps.exchange(request_id)
+        # Whoever says who they are may judge their own replies only; another's does not exist for them.
+        named = named_caller(request.headers, body.get("user"))
+        if kept is None or (named is not None and kept["user"] not in (None, named)):
             return rejected(unknown_exchange(request_id))
         refusal = await self._deps.feedback(request_id, verdict, correction)
         if refusal is not None:
@@ -141,7 +137,8 @@ class Proxy:
         request_id = request.path.removeprefix(EXCHANGES)
         await self._settle()
         kept = await self._deps.exchange(request_id)
-        if kept is None:
+        # What is kept of a person is for them alone; what is kept of nobody holds nothing that was said.
+        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config)):
             return rejected(unknown_exchange(request_id))
         return web.json_response(dict(kept))
 
@@ -149,8 +146,20 @@ class Proxy:
         """Wait a moment for replies that just went out to be on disk, so that they can be referred to."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                await self._aftermath.settled()
                 await self._deps.flush()
+
+
+def _read_feedback(body: Mapping[str, object]) -> tuple[str, str, str | None] | Rejection:
+    """Request id, verdict and correction, or what is wrong with them."""
+    request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
+    if not isinstance(request_id, str) or not request_id:
+        return bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id")
+    word = verdict_word(verdict) if isinstance(verdict, str) else None
+    if word is None:
+        return bad_request("`verdict` must be one word, such as good or bad.", param="verdict")
+    if correction is not None and not isinstance(correction, str):
+        return bad_request("`correction` must be the text of a right reply.", param="correction")
+    return request_id, word, correction
 
 
 def make_app(deps: ProxyDeps) -> web.Application:
@@ -175,6 +184,13 @@ async def listen(app: web.Application, host: str, port: int) -> web.AppRunner:
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
-        hint = "end the program that holds the port, or set another proxy.listen"
-        raise ConfigError(f"the proxy cannot listen on {host}:{port}: {reason}", hint=hint) from error
+        raise ConfigError(f"the proxy cannot listen on {host}:{port}: {reason}", hint=_how_to_listen(error)) from error
     return runner
+
+
+def _how_to_listen(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "set proxy.listen to an address of this machine, such as 127.0.0.1:6430"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "set proxy.listen to a port above 1023"
+    return "end the program that holds the port, or set another proxy.listen"

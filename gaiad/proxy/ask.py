@@ -16,6 +16,7 @@ from multidict import MultiMapping
 from gaiad.config import Config
 from gaiad.proxy.refusals import Rejection, bad_request, nested_too_deeply
 from gaiad.proxy.stages import NamedStage, name_stage
+from gaiad.user import user_name
 
 STAGE_HEADER = "X-Gaia-Stage"
 USER_HEADER = "X-Gaia-User"
@@ -62,11 +63,21 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         stream=body.get("stream") is True,
         stage=stage,
         is_user=stage.stage not in config.learning.background_stages,
-        user=_first(headers.get(USER_HEADER), body.get("user"), config.consent.anonymous_user),
+        user=caller(headers, body.get("user"), config),
         conversation=_first(headers.get(CONVERSATION_HEADER), in_metadata),
         # Sent twice it is one list, so that no copy of it can hide another that narrows.
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
     )
+
+
+def named_caller(headers: MultiMapping[str], in_body: object = None) -> str | None:
+    """Who the caller says it is, usable as a name or not; None where it says nothing."""
+    return _first(headers.get(USER_HEADER), in_body)
+
+
+def caller(headers: MultiMapping[str], in_body: object, config: Config) -> str | None:
+    """Who asks: header, then body, then `[consent] anonymous_user`; a name that cannot be used is nobody's."""
+    return user_name(named_caller(headers, in_body) or config.consent.anonymous_user)
 
 
 def read_object(raw: bytes) -> dict[str, Any] | Rejection:

@@ -68,10 +68,10 @@ def _counting_tokens(sent: Body) -> Rewritten:
 
 
 def _with_constraint(body: Body, release: tuple[int, int] | None) -> Body | Rejection:
-    guided = [key for key in GUIDED if body.get(key) is not None]
-    conflict = _conflict(body, guided)
+    conflict = conflicting(body)
     if conflict is not None:
         return conflict
+    guided = _guided(body)
     # 1. Constrained in the old way: as the engine understands it.
     if guided:
         return _from_guided(body, guided[0], release)
@@ -84,7 +84,13 @@ def _with_constraint(body: Body, release: tuple[int, int] | None) -> Body | Reje
     return _without_guided(body)
 
 
-def _conflict(body: Body, guided: list[str]) -> Rejection | None:
+def _guided(body: Body) -> list[str]:
+    return [key for key in GUIDED if body.get(key) is not None]
+
+
+def conflicting(body: Body) -> Rejection | None:
+    """What no engine can honour, whatever its version: two constraints at once."""
+    guided = _guided(body)
     if not guided:
         return None
     form = body.get("response_format")

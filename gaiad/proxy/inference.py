@@ -1,7 +1,8 @@
 """The way of one inference request: read, route, wait for the gate, forward, tell what came of it.
 
 Holds a lease exactly while the engine works on the request, and releases it whatever happens. The decisions are made
-in `ask`, `routing`, `dialect` and `validity`; waiting happens in the admission port.
+in `ask`, `routing`, `dialect` and `validity`, and by the consent port; waiting happens in the admission port. What it
+tells afterwards (the live guard, the recorder) neither delays nor fails a reply.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from aiohttp import web
 
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
-from gaiad.proxy.aftermath import Aftermath
 from gaiad.proxy.ask import Ask, read_ask
-from gaiad.proxy.dialect import Rewritten, for_engine, with_model
+from gaiad.proxy.dialect import Rewritten, conflicting, for_engine, with_model
 from gaiad.proxy.forward import Ending, StreamRelay, Upstream, read_reply
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
@@ -34,7 +34,7 @@ from gaiad.proxy.refusals import (
     too_large,
 )
 from gaiad.proxy.reply import ReplyCopy
-from gaiad.proxy.routing import Serve, route
+from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.validity import Validity, judge
 from gaiad.rollout import ReplyOutcome
 
@@ -42,21 +42,23 @@ _log = structlog.get_logger()
 
 RECONNECT_PAUSE_S = 0.2
 CLIENT_GONE_STATUS = 499
+FAULT_STATUS = 500
 
 
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(self, deps: ProxyDeps, upstream: Upstream, aftermath: Aftermath, request: web.Request) -> None:
+    def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.Request) -> None:
         self.request_id = f"gaia-{uuid.uuid4().hex}"
         self._deps = deps
         self._upstream = upstream
-        self._aftermath = aftermath
         self._request = request
         self._arrived_wall = time.time()
         self._arrived = time.monotonic()
+        self._purposes: frozenset[str] = frozenset()
         self._serve: Serve | None = None
         self._status = CLIENT_GONE_STATUS
+        self._unready = ""
         self._copy = ReplyCopy()
         self._first_byte_at: float | None = None
         self._stream: web.StreamResponse | None = None
@@ -69,31 +71,43 @@ class Inference:
         ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, self._deps.config)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
-        early = self._early_rejection(ask)
-        if early is not None:
-            return self._reject(early, ask)
+        # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
+        self._purposes = self._allowed(ask)
         try:
-            return await self._answer(ask)
+            early = self._early_rejection(ask)
+            return await self._answer(ask) if early is None else self._reject(early, ask)
+        except Exception:
+            if not self._has_begun():
+                self._status = FAULT_STATUS
+            raise
         finally:
             self._leave_record(ask)
 
     def cut(self) -> web.StreamResponse | None:
         """End a stream that has begun so that its client knows it is not whole; None where none has begun."""
-        if self._stream is None or not self._stream.prepared:
+        if self._stream is None or not self._has_begun():
             return None
         if self._request.transport is not None:
             self._request.transport.close()
         return self._stream
 
+    def _has_begun(self) -> bool:
+        return self._stream is not None and self._stream.prepared
+
     def _early_rejection(self, ask: Ask) -> Rejection | None:
-        """What is wrong for certain before anything is waited for; nothing while the engine is unknown."""
+        """What is wrong for good, so that nothing need be waited for; the rest is judged once the gate is open."""
+        # 1. Constraints that contradict each other.
+        conflict = conflicting(ask.body)
+        if conflict is not None:
+            return conflict
+        # 2. Until the engine was asked, any name may be its own.
         if self._deps.facts() is None:
             return None
+        # 3. A name that means nothing. One that is only not loaded now is waited for.
         serve = self._route(ask)
-        if isinstance(serve, Rejection):
-            return serve
-        rewritten = self._rewrite(ask, serve)
-        return rewritten if isinstance(rewritten, Rejection) else None
+        if isinstance(serve, Serve) or may_come_to_serve(ask.model, self._deps.snapshot()):
+            return None
+        return serve
 
     async def _answer(self, ask: Ask) -> web.StreamResponse:
         hold_s = self._deps.config.proxy.hold_s
@@ -109,14 +123,13 @@ class Inference:
                 admitted.release()
             if response is not None:
                 return response
-            # The engine took no connection, so it never saw the request: once the gate knows, it is held there.
+            # The engine did nothing for the request: once the gate knows what is wrong, it is held there.
             if time.monotonic() + RECONNECT_PAUSE_S >= deadline:
-                reason = f"the engine could not be reached for {hold_s:g} s"
-                return self._reject(not_now(reason, "see gaiadctl status"), ask)
+                return self._reject(not_now(f"{self._unready} for {hold_s:g} s", "see gaiadctl status"), ask)
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _attempt(self, ask: Ask, lease: Lease) -> web.StreamResponse | None:
-        """Forward under `lease`; None where the engine could not even be connected to."""
+        """Forward under `lease`; None where the engine is not ready: no connection, or not this version."""
         # 1. Waiting may have changed what is active: route anew, and pin before anything else can happen.
         serve = self._route(ask)
         if isinstance(serve, Rejection):
@@ -134,6 +147,7 @@ class Inference:
                     return await self._relay_stream(ask, upstream, rewritten)
                 return await self._relay_whole(ask, upstream)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            self._unready = "the engine could not be reached"
             return None
         except TimeoutError:
             return self._reject(engine_timeout(timeout_s), ask)
@@ -143,8 +157,10 @@ class Inference:
             _log.warning("engine_broke_off", request_id=self.request_id, error=type(error).__name__)
             return self._reject(engine_failed("it closed the connection"), ask)
 
-    async def _relay_whole(self, ask: Ask, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _relay_whole(self, ask: Ask, upstream: aiohttp.ClientResponse) -> web.StreamResponse | None:
         raw = await upstream.read()
+        if self._is_missing(upstream.status, raw):
+            return None
         self._status = upstream.status
         self._first_byte_at = time.monotonic()
         reply = read_reply(raw)
@@ -156,6 +172,16 @@ class Inference:
         if "Retry-After" in upstream.headers:
             headers["Retry-After"] = upstream.headers["Retry-After"]
         return web.Response(status=upstream.status, body=raw, headers=headers)
+
+    def _is_missing(self, status: int, raw: bytes) -> bool:
+        """Whether the engine lacks the version that was chosen: started anew, or told to unload it by somebody else."""
+        version = self._serve.version if self._serve else None
+        if status != 404 or version is None or b"does not exist" not in raw or version.encode() not in raw:
+            return False
+        if not self._unready:
+            _log.warning("engine_lacks_version", request_id=self.request_id, version=version)
+        self._unready = f"the engine did not have {version}"
+        return True
 
     async def _relay_stream(
         self, ask: Ask, upstream: aiohttp.ClientResponse, rewritten: Rewritten
@@ -193,11 +219,19 @@ class Inference:
     def _finish(self, ask: Ask) -> None:
         """The reply is whole: judge it and tell at once, before the last byte is on its way."""
         self._complete = True
-        self._validity = judge(self._copy, self._deps.stage_schemas().get(ask.stage.stage))
+        try:
+            self._judge(ask, self._serve)
+        except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
+            _log.error("reply_not_judged", request_id=self.request_id, error=type(error).__name__)
+
+    def _judge(self, ask: Ask, serve: Serve | None) -> None:
+        stage = ask.stage.stage
+        answers = serve is not None and serve.answers_for(stage, self._deps.config.stages)
+        self._validity = judge(self._copy, self._deps.stage_schemas().get(stage) if answers else None)
         self._deps.on_reply(
             ReplyOutcome(
-                version=self._serve.version if self._serve else None,
-                stage=ask.stage.stage,
+                version=serve.version if serve else None,
+                stage=stage,
                 request_id=self.request_id,
                 schema_ok=self._validity.schema_ok,
                 empty=self._validity.empty,
@@ -205,10 +239,27 @@ class Inference:
             )
         )
 
+    def _allowed(self, ask: Ask) -> frozenset[str]:
+        """What the exchange may be kept for as of now."""
+        if ask.user is None:
+            return frozenset()
+        try:
+            return self._deps.consent(ask.user, ask.consent)
+        except Exception as error:  # noqa: BLE001 - without a decision nothing may be kept, and the reply goes its way
+            _log.error("consent_not_decided", request_id=self.request_id, error=type(error).__name__)
+            return frozenset()
+
     def _leave_record(self, ask: Ask) -> None:
+        """Offer what the exchange leaves behind to the recorder's queue, for the purposes that still hold."""
+        try:
+            self._deps.offer(self._record(ask).with_purposes(self._purposes & self._allowed(ask)))
+        except Exception as error:  # noqa: BLE001 - recording neither delays nor fails a reply
+            _log.error("exchange_not_offered", request_id=self.request_id, error=type(error).__name__)
+
+    def _record(self, ask: Ask) -> ExchangeRecord:
         now = time.monotonic()
         first_byte_ms = (self._first_byte_at - self._arrived) * 1000 if self._first_byte_at else None
-        record = ExchangeRecord(
+        return ExchangeRecord(
             request_id=self.request_id,
             at=time.time(),
             user=ask.user,
@@ -230,7 +281,6 @@ class Inference:
             request=ask.body,
             response=self._copy.body(self._model_for_client(ask)) if self._complete else None,
         )
-        self._aftermath.leave(record, ask.consent)
 
     def _route(self, ask: Ask) -> Serve | Rejection:
         config = self._deps.config

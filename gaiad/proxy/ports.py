@@ -53,15 +53,17 @@ class EngineKnowledge(Protocol):
 class ProxyDeps:
     """Everything that `make_app` builds on.
 
-    `facts` is None until the engine was asked. `stage_schemas` maps a stage to the JSON schema of its replies.
-    `flush` returns once what was offered is durable. `exchange` gives one kept exchange for its owner's eyes.
+    `facts` is None until the engine was asked. `consent` says what an exchange of a user may be kept for now, under a
+    consent header; it is asked twice a request, so it answers from memory. `stage_schemas` maps a stage to the JSON
+    schema of its replies. `flush` returns once what was offered is durable. `exchange` gives one kept exchange, its
+    `user` included; whose eyes it is for is the proxy's to check.
     """
 
     config: Config
     admission: Admission
     snapshot: Callable[[], RegistrySnapshot]
     facts: Callable[[], EngineKnowledge | None]
-    consent: Callable[[str, str | None], Awaitable[frozenset[str]]]
+    consent: Callable[[str, str | None], frozenset[str]]
     offer: Callable[[ExchangeRecord], bool]
     on_reply: Callable[[ReplyOutcome], None]
     health: Callable[[], Mapping[str, Any]]

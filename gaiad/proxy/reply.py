@@ -1,6 +1,7 @@
 """A copy of the reply, put together again from the chunks of a stream or taken whole.
 
-Collects content, tool calls, finish reason and token counts as they pass; holds nothing back and judges nothing.
+Collects content, tool calls, finish reason and token counts as they pass; holds nothing back and judges nothing. What
+it cannot make sense of it leaves out: an odd reply is the client's to judge, and must not fail for the copy's sake.
 """
 
 from __future__ import annotations
@@ -87,17 +88,24 @@ class ReplyCopy:
         return self._choices[min(self._choices)] if self._choices else {}
 
 
-def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
-    message = choice.get("message")
-    return message if isinstance(message, dict) else {}
+def _message(choice: Mapping[str, Any]) -> dict[str, Any]:
+    return _object(choice.get("message"))
 
 
 def _without_call_indices(choice: dict[str, Any]) -> dict[str, Any]:
     message = _message(choice)
     if not message.get("tool_calls"):
         return choice
-    calls = [{key: value for key, value in call.items() if key != "index"} for call in message["tool_calls"]]
+    calls = [{key: value for key, value in call.items() if key != "index"} for call in _objects(message["tool_calls"])]
     return {**choice, "message": {**message, "tool_calls": calls}}
+
+
+def _object(item: object) -> dict[str, Any]:
+    return item if isinstance(item, dict) else {}
+
+
+def _text(item: object) -> str:
+    return item if isinstance(item, str) else ""
 
 
 def _objects(items: object) -> list[dict[str, Any]]:
@@ -111,7 +119,7 @@ def _merge(message: dict[str, Any], delta: object) -> None:
         if field == "tool_calls":
             _merge_calls(message.setdefault("tool_calls", []), value)
         elif field in _JOINED and isinstance(value, str):
-            message[field] = (message.get(field) or "") + value
+            message[field] = _text(message.get(field)) + value
         elif value is not None:
             message[field] = value
 
@@ -121,12 +129,11 @@ def _merge_calls(calls: list[dict[str, Any]], pieces: object) -> None:
         index = piece.get("index", len(calls))
         known = next((call for call in calls if call.get("index") == index), None)
         if known is None:
-            calls.append({**piece, "index": index, "function": dict(piece.get("function") or {})})
+            calls.append({**piece, "index": index, "function": dict(_object(piece.get("function")))})
             continue
         known.update({key: value for key, value in piece.items() if key != "function" and value is not None})
-        function = piece.get("function") or {}
-        for field, value in function.items():
+        for field, value in _object(piece.get("function")).items():
             if field == "arguments" and isinstance(value, str):
-                known["function"]["arguments"] = (known["function"].get("arguments") or "") + value
+                known["function"]["arguments"] = _text(known["function"].get("arguments")) + value
             elif value is not None:
                 known["function"][field] = value

@@ -1,7 +1,7 @@
 """Which adapter version serves a request: a name in `model` and a stage, against one registry snapshot.
 
-Decides the version and the arm, or that the name does not exist. It knows nothing of loading or waiting; a version in
-the snapshot is one that the engine has.
+Decides the version and the arm, or that the name does not exist, and whether that is so for good. It loads nothing and
+waits for nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gaiad.proxy.stages import BASE_STAGE, stage_in_model
 
 AUTO = "auto"
 BASE = "base"
+_NOT_LOADED = "The engine does not have it loaded now; gaiadctl status tells more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,14 @@ class Serve:
     def label(self) -> str:
         """What the reply header calls it."""
         return self.version or BASE
+
+    def answers_for(self, stage: str, stages: Mapping[str, str]) -> bool:
+        """Whether it is what `stage` is served by: its own adapter, or the base.
+
+        An adapter that was named outright, whatever the stage, is not held to the shape of another's replies.
+        """
+        parts = version_parts(self.version) if self.version is not None else None
+        return parts is None or stages.get(stage) == parts.adapter
 
 
 def route(
@@ -51,16 +60,27 @@ def route(
     if version_parts(model) is not None:
         if model in snapshot.servable:
             return Serve(VersionName(model))
+        if model in snapshot.servable_unloaded:
+            return unknown_model(model, _NOT_LOADED)
         return unknown_model(model, f"Versions that are loaded: {_listed(snapshot.servable)}.")
     # 3. An adapter named outright.
     active = snapshot.active.get(AdapterName(model))
     if active is not None:
         return Serve(active)
+    if AdapterName(model) in snapshot.active_unloaded:
+        return unknown_model(
+            model, f"Its active version is {snapshot.active_unloaded[AdapterName(model)]}. {_NOT_LOADED}"
+        )
     if model in snapshot.adapters or model in stages.values():
         return unknown_model(model, "No version of this adapter is active yet; use the base, or train it.")
     # 4. A name that means nothing.
     aliases = _listed(snapshot.active)
     return unknown_model(model, f"Use `{served_name or AUTO}`, `gaia:<stage>` or an active adapter ({aliases}).")
+
+
+def may_come_to_serve(model: str | None, snapshot: RegistrySnapshot) -> bool:
+    """Whether a name that cannot serve now is that of a version, or of an adapter with one, that only is not loaded."""
+    return model in snapshot.active_unloaded or model in snapshot.servable_unloaded
 
 
 def _by_stage(stage: str, stages: Mapping[str, str], snapshot: RegistrySnapshot) -> Serve:

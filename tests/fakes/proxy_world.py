@@ -108,6 +108,7 @@ class World:
     feedback: list[tuple[str, str, str | None]] = field(default_factory=list)
     feedback_refusal: Refuse | None = None
     on_reply_failure: Exception | None = None
+    offer_failure: Exception | None = None
     store_failure: Exception | None = None
     api_key: str = ""
     url: str = ""
@@ -138,7 +139,7 @@ class World:
             api_key=self.api_key,
         )
 
-    async def _consent(self, user: str, header: str | None) -> frozenset[str]:
+    def _consent(self, user: str, header: str | None) -> frozenset[str]:
         if self.consent_failure is not None:
             raise self.consent_failure
         return self.grants.get(user, frozenset())
@@ -149,6 +150,8 @@ class World:
         self.outcomes.append(outcome)
 
     def _offer(self, record: ExchangeRecord) -> bool:
+        if self.offer_failure is not None:
+            raise self.offer_failure
         self.records.append(record)
         self.recorded.set()
         return True
@@ -163,8 +166,8 @@ class World:
             raise self.store_failure
 
     async def _exchange(self, request_id: str) -> Mapping[str, Any] | None:
-        found = [record for record in self.records if record.request_id == request_id]
-        return {"request_id": request_id, "durable": True} if found else None
+        found = next((record for record in self.records if record.request_id == request_id), None)
+        return None if found is None else {"request_id": request_id, "user": found.user, "durable": True}
 
 
 def world_of(engine_url: str, **proxy: Any) -> World:

@@ -19,10 +19,14 @@ from pathlib import Path
 import pytest
 
 from gaiad.cli.output import DONE, FAILED, INTERRUPTED, NO_DAEMON, REFUSED
+from gaiad.config import Config, EngineConfig
 from gaiad.control.app import ROUTES, Answer, Reply, Unknown, make_app, serve
 from gaiad.control.listener import Listener
-from gaiad.control.status import health_of
+from gaiad.control.status import health_of, health_page
 from gaiad.errors import AdapterError, ControlError, NotYet, Refuse, StoreError
+from gaiad.gpu.engine import Engine
+from gaiad.gpu.handoff import Phase
+from gaiad.gpu.loop import GpuLoop
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +99,8 @@ class Notebook:
         return {"exchanges": []}
 
     async def exchange(self, request_id: str) -> Answer:
+        if request_id == "halves":
+            return {"request": {"content": "x \ud800 y, grüße"}}
         raise StoreError("the database is locked", hint="close what holds it")
 
     async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
@@ -259,6 +265,7 @@ async def test_no_daemon_exits_4(path: Path) -> None:
         ("/train", b'{"adapter": "\xff"}', "UTF-8"),
         ("/train", b"[" * 100_000, "not JSON"),
         ("/feedback", b'{"request_id": "\\ud800", "verdict": "good"}', "no text"),
+        ("/feedback", b'{"request_id": "r", "verdict": "very good"}', "not one word"),
         ("/adapters/import", b'{"directory": "/x\\u0000"}', "no text"),
         ("/dance", b"{}", "Not Found"),
     ],
@@ -299,3 +306,36 @@ def test_every_route_stands_on_its_page() -> None:
 )
 def test_health_follows_the_phase(phase: str, missing: bool, health: str) -> None:
     assert health_of(phase, anything_missing=missing) == health
+
+
+def test_being_probed_for_the_first_time_is_a_part_of_starting() -> None:
+    assert health_of("probing", first_start=True) == "starting"
+    assert health_of("probing") == "ok"
+    assert health_of("serving", first_start=True) == "ok"
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_model_counts_as_loaded_only_while_requests_get_to_it(phase: Phase) -> None:
+    page = health_page(health_of(phase), phase, 3)
+    loaded = phase in (Phase.SERVING, Phase.LENT)
+    assert (page["model_loaded"], page["mode"]) == (loaded, "active" if loaded else "standby")
+    assert (page["status"], page["active_inference"]) == (health_of(phase), 3)
+
+
+async def test_half_a_character_in_what_was_said_is_shown_and_not_a_fault(path: Path, notebook: Notebook) -> None:
+    code, page, complaint = await gaiadctl(path, "exchanges", "show", "halves")
+    assert (code, "x \\ud800 y" in page, "grüße" in page, complaint) == (DONE, True, True, "")
+    code, text, complaint = await gaiadctl(path, "exchanges", "show", "halves", "--json")
+    assert (code, json.loads(text)["request"]["content"], complaint) == (DONE, "x \ud800 y, grüße", "")
+
+
+def test_the_page_names_every_key_of_the_machines_status(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `gpu` |"))
+    config = Config(tmp_path, tmp_path / "control.sock", engine=EngineConfig(device="cpu"))
+
+    async def nothing() -> None:
+        return None
+
+    told = GpuLoop(Engine(config, max_lora_rank=16), config, nothing).status()
+    assert {key for key in told if f"`{key}`" not in row} == set()

@@ -13,10 +13,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from gaiad.__main__ import read_config
+from gaiad.adapter import AdapterName, VersionName
+from gaiad.config import Config
+from gaiad.daemon import _Daemon
+from gaiad.db import Database
+from gaiad.learner import artifacts
+from gaiad.notify import Notifier
+from gaiad.registry import Registry
+from tests.fakes.trainer import write_adapter
 from tests.integration.place import (
     ROOT,
     START_S,
@@ -194,3 +204,75 @@ async def test_what_is_no_http_is_refused_and_not_quoted_in_the_log(home: Home, 
     assert log.count("no proper HTTP") >= 2
     assert "the-attic-key" not in log
     assert "Traceback" not in log
+
+
+async def test_who_waits_for_the_engine_is_told_at_once_that_gaiad_stops(home: Home) -> None:
+    async with daemon(home) as child:
+        waiting = [asyncio.ensure_future(chat(home)) for _ in range(3)]
+
+        async def all_held() -> bool:
+            return bool((await status(home))["requests"]["held"] == 3)
+
+        await until(all_held)
+        child.send_signal(signal.SIGTERM)
+        for answer, headers, body in await asyncio.gather(*waiting):
+            assert (answer, "Retry-After" in headers) == (503, True)
+            assert "is stopping" in body["error"]["message"]
+        assert await asyncio.wait_for(child.wait(), 20) == 0
+
+
+async def activated(config: Config, staging: Path) -> VersionName:
+    """Put a version of json-architect into the store and onto the disk, active, as an earlier life left it."""
+    database = await Database.open(config)
+    registry = Registry(database)
+    await registry.load()
+    write_adapter(staging)
+    name = AdapterName("json-architect")
+    made = artifacts.publish(staging, config.adapters_dir, adapter=name, number=1, lineage={})
+    await registry.add(made.version, made.path, made.sha256, {}, at=1.0)
+    await registry.activate(made.version, "passed", 2.0)
+    await database.close()
+    return made.version
+
+
+async def test_an_alias_asked_for_while_its_version_is_being_loaded_is_served_by_it(home: Home, engine: None) -> None:
+    version = await activated(read_config(home.config), home.folder / "staging")
+
+    async def slow() -> bool:
+        try:
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(f"http://127.0.0.1:{home.engine_port}/_fault", json={"load_delay_s": 1.0}) as reply,
+            ):
+                return reply.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    await until(slow)
+    async with daemon(home):
+        for model in ("json-architect", version):
+            body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(f"{home.url}/v1/chat/completions", json=body) as reply,
+            ):
+                assert (reply.status, reply.headers.get("X-Gaia-Adapter")) == (200, version), await reply.text()
+
+
+async def test_the_proxy_knows_an_engine_only_once_its_adapters_are_in(tmp_path: Path) -> None:
+    seen: list[tuple[object, bool]] = []
+    parts: Any = _Daemon(Config(tmp_path, tmp_path / "c.sock"), Notifier(), asyncio.Event())
+
+    class Told:
+        pid = 1
+
+        async def facts(self) -> str:
+            return "what it is"
+
+        async def reconcile(self) -> None:
+            seen.append((parts.facts, parts.first_start))
+
+    parts.engine = parts.learner = Told()
+    await parts._reconcile()
+    await parts._reconcile()
+    assert seen == [(None, True), ("what it is", False)]

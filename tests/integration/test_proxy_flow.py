@@ -13,6 +13,8 @@ import openai
 import pytest
 import pytest_asyncio
 
+from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
+from gaiad.proxy.sse import EventParser
 from tests.fakes.proxy_world import ACTIVE, FORMER, World, serving, world_of
 from tests.fakes.vllm_process import RunningVllm, free_port, running_vllm
 
@@ -362,3 +364,168 @@ async def test_a_version_gone_while_its_request_was_held_does_not_exist(
         assert "does not exist" in (await response.json())["error"]["message"]
     assert world.gate.running == 0
     assert await engine.seen() == []
+
+
+@pytest.mark.parametrize("model", ["json-architect", FORMER])
+async def test_a_version_that_is_only_not_loaded_is_waited_for_and_then_serves(
+    engine: RunningVllm, session: aiohttp.ClientSession, model: str
+) -> None:
+    await engine.reset(ACTIVE, FORMER)
+    async with serving(world_of(engine.url)) as world:
+        loaded = world.snapshot
+        world.gate.is_open = False
+        world.snapshot = RegistrySnapshot(
+            adapters=loaded.adapters, active_unloaded=loaded.active, servable_unloaded=loaded.servable
+        )
+        request = asyncio.ensure_future(ask(session, world, model=model).__aenter__())
+        await world.gate.until_held(1)
+        world.snapshot = loaded
+        world.gate.open()
+        response = await request
+    assert (response.status, response.headers["X-Gaia-Adapter"]) == (200, FORMER if model == FORMER else ACTIVE)
+
+
+async def test_a_version_that_the_engine_lost_is_waited_for_and_then_serves(session: aiohttp.ClientSession) -> None:
+    with running_vllm("--any-lora-path") as engine:
+        async with serving(world_of(engine.url)) as world:
+            request = asyncio.ensure_future(ask(session, world, model="json-architect").__aenter__())
+            await until(lambda: len(world.gate.asked) >= 2)
+            await engine.reset(ACTIVE)
+            response = await request
+            assert (response.status, response.headers["X-Gaia-Adapter"]) == (200, ACTIVE)
+    assert {lease.version for lease in world.gate.leases} == {ACTIVE}
+    assert world.gate.running == 0
+
+
+async def test_a_version_that_the_engine_never_gets_is_a_503_and_not_an_unknown_model(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    await engine.reset()
+    async with serving(world_of(engine.url, hold_s=0.5)) as world:
+        async with ask(session, world, {"X-Gaia-Stage": "tool_selection"}) as response:
+            message = (await response.json())["error"]["message"]
+        record = await world.record()
+    assert (response.status, f"did not have {ACTIVE}" in message) == (503, True)
+    assert int(response.headers["Retry-After"]) > 0
+    assert (record.status, record.complete) == (503, False)
+
+
+async def test_what_else_the_engine_does_not_find_passes_unchanged(session: aiohttp.ClientSession) -> None:
+    with running_vllm("--served-model-name", "another") as engine:
+        async with serving(world_of(engine.url)) as world, ask(session, world) as response:
+            assert (response.status, (await response.json())["error"]["type"]) == (404, "NotFoundError")
+    assert len(world.gate.leases) == 1
+
+
+async def test_a_grant_covers_no_request_that_was_running_and_a_revocation_does(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    everything = frozenset({"log", "train", "evaluate"})
+    async with serving(world_of(engine.url)) as world:
+        for before, after, kept in (
+            (frozenset[str](), everything, frozenset[str]()),
+            (everything, frozenset({"log"}), frozenset({"log"})),
+            (everything, frozenset[str](), frozenset[str]()),
+            (frozenset({"log", "train"}), everything, frozenset({"log", "train"})),
+        ):
+            world.gate.is_open = False
+            world.grants["ada"] = before
+            count = len(world.records)
+            request = asyncio.ensure_future(ask(session, world, {"X-Gaia-User": "ada"}).__aenter__())
+            await world.gate.until_held(1)
+            world.grants["ada"] = after
+            world.gate.open()
+            await (await request).read()
+            record = await world.record(count + 1)
+            assert (record.purposes, record.user) == (kept, "ada" if kept else None)
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "a\0b", "\ud800"])
+async def test_a_name_that_cannot_be_revoked_is_nobodys(
+    engine: RunningVllm, session: aiohttp.ClientSession, name: str
+) -> None:
+    world = world_of(engine.url)
+    world.config = dataclasses.replace(
+        world.config, consent=dataclasses.replace(world.config.consent, anonymous_user="owner")
+    )
+    async with serving(world):
+        world.grants[name] = world.grants["owner"] = frozenset({"log"})
+        async with ask(session, world, user=name) as response:
+            assert response.status == 200
+        assert (await world.record()).user is None
+        async with ask(session, world) as response:
+            assert response.status == 200
+        assert (await world.record(2)).user == "owner"
+
+
+async def test_every_understood_request_leaves_a_row_early_refusals_too(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    unknown: dict[str, Any] = {"model": "gpt-4o"}
+    contradicting: dict[str, Any] = {"guided_json": {}, "guided_regex": "a"}
+    async with serving(world_of(engine.url)) as world:
+        for count, (body, status) in enumerate(((unknown, 404), (contradicting, 400)), start=1):
+            async with ask(session, world, **body) as response:
+                assert response.status == status
+            record = await world.record(count)
+            assert (record.status, record.complete, record.request, record.user) == (status, False, None, None)
+            assert record.request_id == response.headers["X-Gaia-Request-Id"]
+    assert world.gate.asked == []
+
+
+async def test_an_adapter_named_outright_is_not_judged_by_another_ones_shape(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    voice = VersionName("gaia-voice@v1-22222222")
+    await engine.reset(ACTIVE, voice)
+    async with serving(world_of(engine.url)) as world:
+        world.schemas["tool_selection"] = {"type": "object"}
+        world.snapshot = dataclasses.replace(
+            world.snapshot, active={**world.snapshot.active, AdapterName("gaia-voice"): voice}
+        )
+        for model, expected in (("gaia-voice", None), ("json-architect", False), ("auto", False)):
+            async with ask(session, world, {"X-Gaia-Stage": "tool_selection"}, model=model) as response:
+                assert response.status == 200
+            assert world.outcomes[-1].schema_ok is expected, model
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("what", ["on_reply_failure", "consent_failure", "offer_failure"])
+async def test_no_fault_in_what_is_noted_about_a_reply_spoils_it(
+    engine: RunningVllm,
+    session: aiohttp.ClientSession,
+    capsys: pytest.CaptureFixture[str],
+    stream: bool,
+    what: str,
+) -> None:
+    async with serving(world_of(engine.url)) as world:
+        setattr(world, what, RuntimeError("eins zwei drei"))
+        async with ask(session, world, {"X-Gaia-User": "ada"}, stream=stream) as response:
+            got, failure = await read_until_cut(response)
+    assert (response.status, failure) == (200, None)
+    assert got.endswith(b"data: [DONE]\n\n" if stream else b"}")
+    said = capsys.readouterr().out
+    assert response.headers["X-Gaia-Request-Id"] in said
+    assert "RuntimeError" in said
+    assert "eins zwei drei" not in said
+
+
+@pytest.mark.parametrize(("stream", "status"), [(True, 200), (False, 500)])
+async def test_a_fault_of_ours_is_on_record_with_the_status_that_the_client_saw(
+    engine: RunningVllm,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+    status: int,
+) -> None:
+    monkeypatch.setattr("gaiad.proxy.inference.with_model", broken)
+    monkeypatch.setattr(EventParser, "close", broken)
+    async with serving(world_of(engine.url)) as world:
+        async with ask(session, world, stream=stream) as response:
+            assert response.status == status
+            await read_until_cut(response)
+        assert (await world.record()).status == status
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("a bug")

@@ -17,6 +17,7 @@ import pytest_asyncio
 from gaiad.adapter import AdapterName
 from gaiad.errors import ConfigError, Refuse, StoreError
 from gaiad.proxy.app import listen, make_app
+from gaiad.proxy.sse import EventParser
 from tests.fakes.proxy_world import ACTIVE, FORMER, Facts, World, serving, world_of
 from tests.fakes.vllm_process import RunningVllm, running_vllm
 
@@ -241,10 +242,72 @@ async def test_feedback_refers_to_a_reply_that_just_went_out(world: World) -> No
             assert response.status == 404
     world.feedback_refusal = Refuse("the exchange was not kept", "grant a purpose first")
     assert (await post(world, asked, "/v1/feedback"))[0] == 409
-    status, _, body = await post(world, {"request_id": "gaia-none", "verdict": "no word"}, "/v1/feedback")
+    status, _, body = await post(world, {"request_id": "gaia-none", "verdict": "bad"}, "/v1/feedback")
     assert (status, "`gaia-none`" in body["error"]["message"]) == (404, True)
     assert (await post(world, {"verdict": "bad"}, "/v1/feedback"))[0] == 400
     assert (await post(world, {**asked, "correction": 5}, "/v1/feedback"))[0] == 400
+
+
+async def test_what_is_kept_of_a_person_is_shown_to_them_alone(world: World) -> None:
+    world.grants["ada"] = frozenset({"log"})
+    adas = await request_id_of(world, X_Gaia_User="ada")
+    nobodys = await request_id_of(world)
+    for headers, seen in (({"X-Gaia-User": " ada "}, True), ({"X-Gaia-User": "bob"}, False), ({}, False)):
+        assert (await exchange(world, adas, headers))[0] == (200 if seen else 404)
+        assert await exchange(world, nobodys, headers) == (
+            200,
+            {"request_id": nobodys, "user": None, "durable": True},
+        )
+    unseen, unknown = await exchange(world, adas, {}), await exchange(world, "gaia-none", {})
+    assert json.dumps(unseen).replace(adas, "gaia-none") == json.dumps(unknown)
+
+
+async def test_a_caller_without_a_name_is_who_the_owner_says(world: World) -> None:
+    consent = dataclasses.replace(world.config.consent, anonymous_user="ada")
+    world.config = dataclasses.replace(world.config, consent=consent)
+    world.grants["ada"] = frozenset({"log"})
+    async with serving(world):
+        adas = await request_id_of(world)
+        assert (await exchange(world, adas, {}))[0] == 200
+        assert (await exchange(world, adas, {"X-Gaia-User": "bob"}))[0] == 404
+        assert (await exchange(world, adas, {"X-Gaia-User": "x" * 201}))[0] == 404
+
+
+async def test_who_says_who_they_are_may_judge_their_own_replies_only(world: World) -> None:
+    world.grants["ada"] = frozenset({"log"})
+    adas = await request_id_of(world, X_Gaia_User="ada")
+    asked = {"request_id": adas, "verdict": "bad"}
+    status, _, body = await post(world, asked, "/v1/feedback", X_Gaia_User="bob")
+    assert (status, body["error"]["code"]) == (404, "unknown_exchange")
+    assert (await post(world, {**asked, "user": "bob"}, "/v1/feedback"))[0] == 404
+    assert (await post(world, asked, "/v1/feedback", X_Gaia_User="x" * 201))[0] == 404
+    assert world.feedback == []
+    assert (await post(world, asked, "/v1/feedback", X_Gaia_User="ada"))[0] == 200
+    assert (await post(world, {**asked, "user": "ada"}, "/v1/feedback"))[0] == 200
+    assert (await post(world, asked, "/v1/feedback"))[0] == 200
+    assert len(world.feedback) == 3
+
+
+async def test_a_verdict_is_one_word_in_any_case(world: World) -> None:
+    request_id = await request_id_of(world)
+    assert (await post(world, {"request_id": request_id, "verdict": " Good "}, "/v1/feedback"))[2]["verdict"] == "good"
+    assert world.feedback == [(request_id, "good", None)]
+    for verdict in ("very good", "", "👍", "x" * 33, 5, None):
+        status, _, body = await post(world, {"request_id": request_id, "verdict": verdict}, "/v1/feedback")
+        assert (status, body["error"]["param"]) == (400, "verdict")
+
+
+async def request_id_of(world: World, **headers: str) -> str:
+    _, told, _ = await post(world, {"messages": MESSAGES}, **headers)
+    return str(told["X-Gaia-Request-Id"])
+
+
+async def exchange(world: World, request_id: str, headers: dict[str, str]) -> tuple[int, Any]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{world.url}/v1/gaia/exchanges/{request_id}", headers=headers) as response,
+    ):
+        return response.status, await response.json()
 
 
 async def test_no_depth_of_nesting_is_a_fault_of_ours(world: World) -> None:
@@ -261,8 +324,15 @@ async def test_a_store_that_cannot_be_read_is_one_sentence(world: World) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_fault_of_ours_reaches_its_own_client_only(world: World, stream: bool) -> None:
-    world.on_reply_failure = RuntimeError("a bug")
+async def test_a_fault_of_ours_reaches_its_own_client_only(
+    world: World, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    # The one is met once the whole reply is here, the other at the end of a stream that has begun.
+    monkeypatch.setattr("gaiad.proxy.inference.with_model", broken)
+    monkeypatch.setattr(EventParser, "close", broken)
     body = {"messages": MESSAGES, "stream": stream}
     if stream:
         with pytest.raises(aiohttp.ClientPayloadError):
@@ -271,7 +341,7 @@ async def test_a_fault_of_ours_reaches_its_own_client_only(world: World, stream:
         status, headers, told = await post(world, body)
         assert status == 500
         assert headers["X-Gaia-Request-Id"] in told["error"]["message"]
-    world.on_reply_failure = None
+    monkeypatch.undo()
     assert (await post(world, body))[0] == 200
     assert world.gate.running == 0
 
@@ -280,7 +350,13 @@ async def test_a_taken_port_is_one_clear_sentence(world: World) -> None:
     port = int(world.url.rsplit(":", 1)[1])
     with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
         await listen(make_app(world.deps()), "127.0.0.1", port)
-    assert "proxy.listen" in caught.value.hint
+    assert "end the program that holds the port" in caught.value.hint
+
+
+async def test_an_address_of_another_machine_is_told_apart_from_a_taken_port(world: World) -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:") as caught:
+        await listen(make_app(world.deps()), "192.0.2.1", 6430)
+    assert "an address of this machine" in caught.value.hint
 
 
 async def test_a_flipped_alias_is_used_by_the_next_request(world: World, client: openai.AsyncOpenAI) -> None:

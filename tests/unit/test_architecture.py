@@ -10,6 +10,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange learner.protocol
+        errors config curriculum adapter exchange user learner.protocol
     """,
     PURE: """
         consent idle report rollout
@@ -45,7 +46,7 @@ LAYERS: dict[int, str] = {
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
-        proxy.aftermath proxy.app proxy.inference
+        proxy.app proxy.inference
     """,
     COMPOSE: """
         daemon __main__
@@ -284,3 +285,11 @@ def test_online_commands_import_nouns_and_each_other_only() -> None:
         if target.startswith("gaiad.") and not target.startswith("gaiad.cli.") and layer_of(target) != NOUNS
     ]
     assert wrong == []
+
+
+def test_a_task_without_an_owner_is_refused_by_the_linter() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]
+    assert {"asyncio.create_task", "asyncio.ensure_future"} <= settings["flake8-tidy-imports"]["banned-api"].keys()
+    exempt = [pattern for pattern, rules in settings["per-file-ignores"].items() if "TID251" in rules]
+    assert exempt == ["tests/**"]
+    assert "TID" in settings["select"]

@@ -64,6 +64,12 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ('[engine]\nurl = "127.0.0.1:7777"', "engine.url", "'127.0.0.1:7777'"),
         ('[engine]\nurl = "http://192.168.1.5:7777"', "engine.url", "loopback"),
         ('[engine]\nbase_model = ""', "engine.base_model", "must be set"),
+        ('[engine]\nmode = "external"', "engine.base_model", "where learning.enabled is true"),
+        ('[engine]\nurl = "http://127.0.0.1:7777/v1"', "engine.url", "must be http://127.0.0.1:7777 alone"),
+        ('[engine]\nurl = "https://127.0.0.1/?key=1"', "engine.url", "must be https://127.0.0.1 alone"),
+        ('[engine]\nurl = "http://127.0.0.1:1#a"', "engine.url", "must be http://127.0.0.1:1 alone"),
+        ('[engine]\nurl = "http://me:pw@[::1]:1"', "engine.url must be http://[::1]:1", "engine.api_key_file"),
+        ('[consent]\nanonymous_user = "' + "x" * 201 + '"', "consent.anonymous_user", "200 characters"),
         ("[engine]\nmax_lora_rank = 12", "engine.max_lora_rank", "12"),
         ("[engine]\nmax_loras = 0", "engine.max_loras", "0"),
         ("[engine]\nmax_loras = 8\nmax_cpu_loras = 4", "engine.max_cpu_loras", "4"),
@@ -183,3 +189,11 @@ def shown(default: object) -> str:
     if isinstance(default, list):
         return "[" + ", ".join(f'"{item}"' for item in default) + "]"
     return f"{default:g}" if isinstance(default, float) else str(default) or "empty"
+
+
+@pytest.mark.parametrize("url", ["http://me:pw@127.0.0.1:1", "ftp://me:pw@127.0.0.1:1", "http://me:pw@gpu-box:1/v1"])
+def test_a_password_in_the_engines_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f'[engine]\nurl = "{url}"\n')
+    assert "engine.url" in caught.value.message
+    assert "pw" not in str(caught.value)

@@ -141,6 +141,7 @@ async def test_grants_that_arrive_together_end_as_the_database_has_them(
         ("", "train", "grant"),
         ("x" * 201, "train", "grant"),
         ("\ud800", "log", "grant"),
+        ("a\0b", "log", "grant"),
         ("ana", "sell", "grant"),
         ("ana", "train", "forget"),
     ],
@@ -149,7 +150,7 @@ async def test_a_grant_that_makes_no_sense_is_refused(
     conversations: Conversations, user: str, purpose: str, action: str
 ) -> None:
     assert isinstance(await conversations.append_grant(user, purpose, action, "test", 1.0), Refuse)
-    assert await conversations.history(user.encode("ascii", "ignore").decode()) == []
+    assert await conversations.history(user) == await conversations.history("ana") == []
 
 
 async def test_what_was_revoked_while_a_record_waited_is_not_kept(db: Database, conversations: Conversations) -> None:
@@ -208,9 +209,16 @@ async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attac
     assert "no exchange" in unknown.reason
     assert isinstance(unkept, Refuse)
     assert "not kept" in unkept.reason
-    for verdict, correction in (("", None), ("a b", None), ("bad", "  "), ("bad", "\udcff"), ("bad", "x" * 200_001)):
+    for verdict, correction in (
+        ("", None),
+        ("👍", None),
+        ("a b", None),
+        ("bad", "  "),
+        ("bad", "\udcff"),
+        ("bad", "x" * 200_001),
+    ):
         assert isinstance(await conversations.add_feedback("kept", verdict, correction, 1.0), Refuse)
-    assert await conversations.add_feedback("kept", "good", None, 1.0) is None
+    assert await conversations.add_feedback("kept", " Good", None, 1.0) is None
     await conversations.append_grant("ana", "log", "revoke", "test", 2.0)
     revoked = await conversations.add_feedback("kept", "bad", "this instead", 3.0)
     assert isinstance(revoked, Refuse)
@@ -324,3 +332,27 @@ async def test_a_cycle_is_one_row_whose_dataset_counts_as_learned_once_it_gave_a
     assert [row.id for row in await cycles.cycles(3)] == ["c6", "c5", "c4"]
     assert (await cycles.cycles(10))[-1] == done
     assert json.dumps(done.to_json())
+
+
+@pytest.mark.parametrize("user", ["x" * 201, "a\0b", "\ud800", "  "])
+async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(tmp_path: Path, user: str) -> None:
+    database = await Database.open(config_at(tmp_path, header_may_grant=True))
+    conversations = Conversations(database)
+    await conversations.load()
+    assert conversations.purposes_for(user, "train") == frozenset()
+    await conversations.keep([record("r1", "log", "train", user=user)])
+    row = await conversations.exchange("r1")
+    assert row is not None
+    assert (row["decision"], row["user"], row["request"]) == ("not_kept", None, None)
+    assert await conversations.exchanges(10, user=user) == []
+    await database.close()
+
+
+async def test_blanks_around_a_name_make_no_other_person(conversations: Conversations) -> None:
+    await conversations.append_grant(" ana\t", "train", "grant", "test", 1.0)
+    assert conversations.purposes_for("ana") == conversations.purposes_for(" ana ") == {"log", "train"}
+    await conversations.keep([record("r1", "log", "train", user="ana"), record("r2", "log", "train", user=" ana")])
+    assert {row["request_id"] for row in await conversations.exchanges(10, user="ana ")} == {"r1", "r2"}
+    await conversations.append_grant("ana ", "log", "revoke", "test", 2.0)
+    assert conversations.purposes_for("ana") == await conversations.grants("\nana") == frozenset()
+    assert [event.user for event in await conversations.history(" ana ")] == ["ana", "ana"]

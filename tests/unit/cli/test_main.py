@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,21 @@ def test_an_unknown_curriculum_is_answered_with_the_known_ones(capsys: pytest.Ca
 def test_the_published_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curriculum", "schema"]) == DONE
     assert json.loads(capsys.readouterr().out)["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["status"], NO_DAEMON), (["adapters", "import", "x"], FAILED), (["--config", "c", "status"], FAILED)],
+)
+def test_a_working_directory_that_is_gone_is_no_bug_of_ours(tmp_path: Path, words: list[str], code: int) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f'rmdir "{gone}"; exec "{sys.executable}" -m gaiad.cli "$@"'
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment.pop("GAIAD_SOCKET", None)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", line, "sh", *words], cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in ended.stderr
+    assert "Try:" in ended.stderr
+    assert ended.returncode == code

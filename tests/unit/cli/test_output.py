@@ -75,3 +75,18 @@ def test_the_status_page_survives_a_daemon_that_knows_nothing_yet() -> None:
     page = render_status({}, now=0.0)
     assert "0 active, 0 held" in page
     assert page.endswith("STAGE  ADAPTER  ACTIVE  PREVIOUS")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "ä \\ud800"), ("ascii", "\\xe4 \\ud800")])
+def test_whatever_was_said_can_be_printed_on_any_terminal(encoding: str, shown: str) -> None:
+    answer = {"said": "ä \ud800"}
+    for as_json in (False, True):
+        raw = io.BytesIO()
+        terminal = Terminal(as_json=as_json, now=0.0, out=io.TextIOWrapper(raw, encoding), err=io.StringIO())
+        terminal.show(answer, answer["said"])
+        terminal.out.flush()
+        text = raw.getvalue().decode(encoding)
+        if as_json:
+            assert json.loads(text) == answer
+        else:
+            assert text == f"{shown}\n"

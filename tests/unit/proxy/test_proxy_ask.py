@@ -53,9 +53,15 @@ def test_a_body_that_cannot_be_understood_is_told_why(raw: bytes, text: str) -> 
         (NAMED, None, b"{}", "owner"),
         (NAMED, None, b'{"user": "ada"}', "ada"),
         (NAMED, "  ", b'{"user": 5}', "owner"),
+        (NAMED, "  bob ", b"{}", "bob"),
+        (NAMED, "x" * 201, b'{"user": "ada"}', None),
+        (NAMED, None, b'{"user": "a\\u0000b"}', None),
+        (NAMED, None, b'{"user": "\\ud800"}', None),
     ],
 )
-def test_the_caller_is_who_the_strongest_name_says(config: Config, header: str | None, body: bytes, user: str) -> None:
+def test_the_caller_is_who_the_strongest_name_says(
+    config: Config, header: str | None, body: bytes, user: str | None
+) -> None:
     headers = {} if header is None else {"X_Gaia_User": header}
     assert understood(body, config, **headers).user == user
 

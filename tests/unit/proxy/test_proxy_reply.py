@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gaiad.proxy.reply import ReplyCopy
 from gaiad.proxy.validity import Validity, judge
@@ -67,3 +69,34 @@ def test_a_reply_of_tool_calls_is_neither_empty_nor_against_the_schema() -> None
     reply, _ = both_ways(True, tool_calls=CALLS)
     assert judge(reply, SCHEMA) == Validity(None, empty=False, truncated=False)
     assert not judge(ReplyCopy(), None).valid
+
+
+FIELD_NAMES = "id object usage choices index delta message text content tool_calls function arguments finish_reason"
+FIELDS = st.sampled_from(sorted(set(FIELD_NAMES.split())))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),
+    max_leaves=12,
+)
+CALL_PIECES = st.lists(st.dictionaries(FIELDS, JSON, max_size=4) | JSON, max_size=3) | JSON
+DELTAS = st.fixed_dictionaries({}, optional={"tool_calls": CALL_PIECES, "content": JSON, "reasoning": JSON}) | JSON
+CHOICES = st.fixed_dictionaries({}, optional={"index": JSON, "delta": DELTAS, "message": DELTAS, "text": JSON})
+REPLIES = st.fixed_dictionaries({"choices": st.lists(CHOICES | JSON, max_size=3)}, optional={"usage": JSON, "id": JSON})
+
+
+@given(st.lists(REPLIES, max_size=4), REPLIES)
+def test_no_reply_is_too_odd_to_be_copied(chunks: list[dict[str, Any]], whole: dict[str, Any]) -> None:
+    streamed, at_once = ReplyCopy(), ReplyCopy()
+    for chunk in chunks:
+        streamed.chunk(chunk)
+    at_once.whole(whole)
+    for copy in (streamed, at_once):
+        assert copy.body("m")["model"] == "m"
+        assert isinstance(judge(copy, SCHEMA).valid, bool)
+        assert copy.tokens("prompt") is None or isinstance(copy.tokens("prompt"), int)
+
+
+def test_a_tool_call_that_is_none_is_left_out_of_the_copy() -> None:
+    reply = ReplyCopy()
+    reply.whole({"choices": [{"message": {"tool_calls": ["x", {"id": "c1", "index": 0}]}}]})
+    assert reply.body("m")["choices"][0]["message"]["tool_calls"] == [{"id": "c1"}]

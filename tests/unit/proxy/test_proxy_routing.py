@@ -7,7 +7,7 @@ import pytest
 from gaiad.adapter import AdapterName, Arm, RegistrySnapshot, VersionName
 from gaiad.config import DEFAULT_STAGES
 from gaiad.proxy.refusals import Rejection
-from gaiad.proxy.routing import Serve, route
+from gaiad.proxy.routing import Serve, may_come_to_serve, route
 
 ACTIVE = VersionName("json-architect@v2-0a1b2c3d")
 FORMER = VersionName("json-architect@v1-11111111")
@@ -69,3 +69,41 @@ def test_a_stage_set_to_nothing_is_served_by_the_base() -> None:
         model=None, stage="tool_selection", stages=stages, base_names=(), served_name="smollm2", snapshot=SNAPSHOT
     )
     assert served == Serve(None)
+
+
+UNLOADED = RegistrySnapshot(
+    adapters=SNAPSHOT.adapters, active_unloaded=SNAPSHOT.active, servable_unloaded=SNAPSHOT.servable
+)
+
+
+@pytest.mark.parametrize("model", ["json-architect", ACTIVE, FORMER])
+def test_a_name_that_only_is_not_loaded_may_come_to_serve_and_is_told_so(model: str) -> None:
+    refusal = routed(model, "tool_selection", UNLOADED)
+    assert isinstance(refusal, Rejection)
+    assert refusal.status == 404
+    assert f"`{model}` does not exist" in refusal.message
+    assert "does not have it loaded now" in refusal.message
+    assert "No version" not in refusal.message
+    assert may_come_to_serve(model, UNLOADED)
+    assert not may_come_to_serve(model, SNAPSHOT)
+
+
+@pytest.mark.parametrize("model", [None, "gaia-voice", "gpt-4o", "json-architect@v3-ffffffff"])
+def test_a_name_that_means_nothing_never_comes_to_serve(model: str | None) -> None:
+    assert not may_come_to_serve(model, UNLOADED)
+
+
+@pytest.mark.parametrize(
+    ("version", "stage", "answers"),
+    [
+        (ACTIVE, "tool_selection", True),
+        (ACTIVE, "generation", False),
+        (ACTIVE, "base", False),
+        (None, "tool_selection", True),
+        (None, "base", True),
+    ],
+)
+def test_only_the_stages_own_adapter_and_the_base_answer_for_it(
+    version: VersionName | None, stage: str, answers: bool
+) -> None:
+    assert Serve(version).answers_for(stage, DEFAULT_STAGES) is answers
