@@ -200,7 +200,7 @@ class TimedStore:
 
 async def test_ninety_nine_in_a_hundred_are_durable_within_a_second(conversations: Conversations) -> None:
     store = TimedStore(conversations)
-    recorder = Recorder(store, 2000)
+    recorder = Recorder(store, 2 * BATCH)
     offered_at: dict[str, float] = {}
     body = {"messages": [{"role": "user", "content": "x" * 4000}]}
     async with running(recorder):
@@ -219,7 +219,7 @@ async def test_ninety_nine_in_a_hundred_are_durable_within_a_second(conversation
 
 @pytest.mark.parametrize("steps", [1, 3, 6, 12, 25, 60])
 async def test_wherever_the_writer_is_stopped_flush_makes_all_durable(conversations: Conversations, steps: int) -> None:
-    recorder = Recorder(conversations, 2000)
+    recorder = Recorder(conversations, 2 * BATCH)
     for number in range(BATCH * 2):
         recorder.offer(record(f"r{number}"))
     async with running(recorder):
