@@ -25,9 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{args.config} is valid\n")
             return 0
         # 1. Imported only now: a broken settings file is told at once.
+        import uvloop
+
         from gaiad import daemon
 
-        return asyncio.run(daemon.run(config))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(daemon.run(config))
     except GaiadError as error:
         sys.stderr.write(one_line(error) + "\n")
         return 1

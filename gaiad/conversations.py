@@ -6,12 +6,12 @@ learned from. Consent is decided by `consent`; here it is only asked, once more 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -209,7 +209,7 @@ class Conversations:
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
             return record
-        named = dataclasses.replace(record, user=user_name(record.user))
+        named = msgspec.structs.replace(record, user=user_name(record.user))
         return named.with_purposes(self._unrevoked(named.user, named.purposes))
 
     def _unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:

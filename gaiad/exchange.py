@@ -6,10 +6,10 @@ writes.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 _VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
 
@@ -20,8 +20,7 @@ def verdict_word(text: str) -> str | None:
     return word if _VERDICT.fullmatch(word) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeRecord:
+class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What one request left behind. Times are wall-clock seconds, durations milliseconds.
 
     Without a purpose there is no user, conversation, request or response: see `content_free`, which the store applies
@@ -52,7 +51,7 @@ class ExchangeRecord:
 
     def content_free(self) -> ExchangeRecord:
         """The same exchange without anything that the client said or is."""
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             self, user=None, conversation=None, purposes=frozenset(), request=None, response=None
         )
 
@@ -60,4 +59,4 @@ class ExchangeRecord:
         """The same exchange kept for `purposes` only; content-free where none is left or nobody is named."""
         if not purposes or not self.user:
             return self.content_free()
-        return dataclasses.replace(self, purposes=purposes)
+        return msgspec.structs.replace(self, purposes=purposes)

@@ -23,7 +23,7 @@ NULL = b"null"
 MAX_DEPTH = 128
 """How deep arrays and objects may stand in each other."""
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{\]}]')
-_NUMERIC = b"-0123456789"
+_NUMERIC = frozenset(b"-0123456789")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 
@@ -37,7 +37,10 @@ def read_fields(raw: bytes) -> Fields | Rejection:
         if not raw.isascii():
             raw.decode()
         fields = _FIELDS.decode(raw)
-        if not any(_is_strange_number(bytes(value)) for value in fields.values()):
+        for value in map(bytes, fields.values()):
+            if value[0] in _NUMERIC and _is_strange(value):
+                break
+        else:
             return fields
     except (ValueError, RecursionError, msgspec.MsgspecError):
         pass
@@ -61,9 +64,9 @@ def _nests_too_deeply(raw: bytes) -> bool:
     return False
 
 
-def _is_strange_number(value: bytes) -> bool:
-    """Whether a value is a number that may be too large to be one."""
-    return value[0] in _NUMERIC and (len(value) > 16 or b"e" in value or b"E" in value)
+def _is_strange(number: bytes) -> bool:
+    """Whether a number may be too large to be one."""
+    return len(number) > 16 or b"e" in number or b"E" in number
 
 
 def raw_fields(body: Mapping[str, Any]) -> Fields:

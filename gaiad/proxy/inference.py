@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
+import os
 import time
 from typing import assert_never
 
 import structlog
 from aiohttp import web
 
+from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.proxy.ask import Ask, read_ask
@@ -45,6 +46,8 @@ RECONNECT_PAUSE_S = 0.2
 CLIENT_GONE_STATUS = 499
 FAULT_STATUS = 500
 _NOBODY: frozenset[str] = frozenset()
+_CHANCE_BYTES = 10
+_pool = bytearray()
 
 
 class Inference:
@@ -53,13 +56,14 @@ class Inference:
     def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.BaseRequest) -> None:
         self._arrived_wall = time.time()
         # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
-        self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{secrets.token_hex(10)}"
+        self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{_chance()}"
         self._deps = deps
         self._upstream = upstream
         self._request = request
         self._arrived = time.monotonic()
         self._purposes = _NOBODY
         self._serve: Serve | None = None
+        self._routed: tuple[RegistrySnapshot, str, Serve | Rejection] | None = None
         self._status = CLIENT_GONE_STATUS
         self._unready = ""
         self._payloads: list[bytes] = []
@@ -293,15 +297,20 @@ class Inference:
         )
 
     def _route(self, ask: Ask) -> Serve | Rejection:
-        config = self._deps.config
-        return route(
+        config, snapshot, served_name = self._deps.config, self._deps.snapshot(), self._served_name()
+        # Snapshots are replaced, never altered: as long as it is the same one, so is the way.
+        if self._routed is not None and self._routed[0] is snapshot and self._routed[1] == served_name:
+            return self._routed[2]
+        found = route(
             model=ask.model,
             stage=ask.stage.stage,
             stages=config.stages,
             base_names=config.proxy.base_names,
-            served_name=self._served_name(),
-            snapshot=self._deps.snapshot(),
+            served_name=served_name,
+            snapshot=snapshot,
         )
+        self._routed = (snapshot, served_name, found)
+        return found
 
     def _rewrite(self, ask: Ask, serve: Serve) -> Rewritten | Rejection:
         facts = self._deps.facts()
@@ -342,11 +351,25 @@ def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web
     return web.json_response(rejection.body(), status=rejection.status, headers=headers)
 
 
+def _chance() -> str:
+    """Twenty hex digits that nobody can guess, from a pool: asking the kernel each time would cost more."""
+    if len(_pool) < _CHANCE_BYTES:
+        _pool.extend(os.urandom(_CHANCE_BYTES * 256))
+    taken = _pool[-_CHANCE_BYTES:].hex()
+    del _pool[-_CHANCE_BYTES:]
+    return taken
+
+
 async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejection:
     """Read a request's body, or say why it cannot be had."""
     if request.content_length is not None and request.content_length > limit_bytes:
         return too_large(limit_bytes)
+    content = request.content
     try:
+        # Mostly it is all there already.
+        if content.is_eof() and content.exception() is None:
+            raw = content.read_nowait(-1)
+            return raw if len(raw) <= limit_bytes else too_large(limit_bytes)
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         return too_large(limit_bytes)

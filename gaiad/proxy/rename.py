@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from gaiad.proxy.sse import DONE, Event, EventParser
@@ -22,8 +23,8 @@ class ChunkRenamer:
     """Feed it the engine's bytes. `payloads` are the chunks so far; `error_event` is the engine's own, held back."""
 
     def __init__(self, *, told: str, asked: str, hide_usage: bool) -> None:
-        self._told = b'"model":' + encoded(told)
-        self._asked = b'"model":' + encoded(asked)
+        self._told = _pair(told)
+        self._asked = _pair(asked)
         self._asked_name = asked
         self._hide_usage = hide_usage
         self._parser = EventParser()
@@ -91,7 +92,7 @@ class ChunkRenamer:
 
 def renamed_reply(raw: bytes, *, told: str, asked: str) -> bytes:
     """A whole reply under the name that the client asked for."""
-    quick = quickly_renamed(raw, b'"model":' + encoded(told), b'"model":' + encoded(asked))
+    quick = quickly_renamed(raw, _pair(told), _pair(asked))
     if quick is not None:
         return quick
     parsed = read_reply(raw)
@@ -131,3 +132,9 @@ def with_model(raw: bytes, parsed: dict[str, Any], model: str) -> bytes:
 def encoded(value: object) -> bytes:
     """A value as vLLM writes it: JSON without escapes for what UTF-8 can hold."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=256)
+def _pair(model: str) -> bytes:
+    """`model` with its value, as it stands in a reply."""
+    return b'"model":' + encoded(model)

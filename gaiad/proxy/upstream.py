@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -38,11 +39,11 @@ class Call:
 
     __slots__ = (
         "_connection",
-        "_deadline",
         "_failure",
         "_timeout_s",
         "_waiter",
         "_woken",
+        "deadline",
         "ended",
         "first_byte_at",
         "headers",
@@ -54,8 +55,8 @@ class Call:
 
     def __init__(self, connection: _Connection, timeout_s: float) -> None:
         self._connection: _Connection | None = connection
+        self.deadline = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
-        self._deadline = connection.loop.call_later(timeout_s, self._expire)
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
@@ -138,7 +139,6 @@ class Call:
 
     def close(self) -> None:
         """Give the call up: unless its reply is whole, its connection is cut and the engine ends its work."""
-        self._deadline.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.cut()
@@ -164,18 +164,17 @@ class Call:
     def complete(self) -> None:
         """Take note that the reply is whole; the connection is no longer this call's."""
         self._connection = None
-        self._deadline.cancel()
         self.ended = True
         self.wake()
 
     def fail(self, failure: Exception) -> None:
         """Take note that there will be no more."""
         self._connection = None
-        self._deadline.cancel()
         self._failure = failure
         self.wake()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """End the call because its time is over."""
         connection = self._connection
         self.fail(TimeoutError(f"no whole reply within {self._timeout_s:g} s"))
         if connection is not None:
@@ -242,8 +241,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what a call is to know, it is told from within."""
@@ -328,6 +326,8 @@ class Upstream:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
         self._timeout_s = timeout_s
+        self._sweep_s = min(1.0, timeout_s / 4)
+        self._sweeping: asyncio.TimerHandle | None = None
         self._free: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
@@ -353,7 +353,18 @@ class Upstream:
         connection = self._newest_free() or await self._connect()
         call = Call(connection, self._timeout_s)
         connection.send(call, self._request(method, path, body, request_id, headers or {}))
+        if self._sweeping is None:
+            self._sweeping = connection.loop.call_later(self._sweep_s, self._sweep)
         return call
+
+    def _sweep(self) -> None:
+        """Expire the calls whose time is over: one timer for all, since a timer for each would cost each."""
+        now = time.monotonic()
+        running = [connection.call for connection in self._all if connection.call is not None]
+        for call in running:
+            if call.deadline <= now:
+                call.expire()
+        self._sweeping = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep) if running else None
 
     def _request(self, method: str, path: str, body: bytes, request_id: str, headers: Mapping[str, str]) -> bytes:
         extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
@@ -398,6 +409,8 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection; calls that run are broken off."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for connection in list(self._all):
             connection.cut()
         self._free.clear()
