@@ -323,6 +323,7 @@ class Steps:
                 constrained=constrained,
                 max_tokens=max_tokens,
                 concurrency=self._config.learning.exam_concurrency,
+                timeout_s=self._config.learning.exam_timeout_s,
                 on_progress=count,
                 make_way=self._make_way,
             )

@@ -24,7 +24,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange learner.protocol
     """,
     PURE: """
-        consent idle report rollout
+        consent ending idle report rollout
         control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
