@@ -44,7 +44,8 @@ LAYERS: dict[int, str] = {
         schedule
         control.app control.commands
         gpu.loop
-        learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
+        learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
+        learner.steps
         proxy.aftermath proxy.app proxy.inference
     """,
     COMPOSE: """
@@ -53,7 +54,7 @@ LAYERS: dict[int, str] = {
         cli.output cli.status cli.train
     """,
     CHILD: """
-        learner.child learner.train
+        learner.child learner.rendering learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
