@@ -215,7 +215,7 @@ async def world(
         Cycles(database),
         Conversations(database),
     )
-    trainer = [str(ROOT / "tests" / "fakes" / "trainer.py"), "normal"]
+    trainer = ["-m", "tests.fakes.trainer", "normal"]
     await conversations.load()
     loop = LearnerLoop(
         config=config,

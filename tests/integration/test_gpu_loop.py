@@ -295,6 +295,17 @@ async def test_external_engine_that_goes_away_is_waited_for_and_never_ended(tmp_
         assert len(world.reconciled) == 2
 
 
+async def test_external_engine_that_is_missing_at_the_start_is_waited_for_and_requests_are_held(tmp_path: Path) -> None:
+    config = managed_config(tmp_path, mode="external")
+    async with running_gpu(config) as world:
+        asked = asyncio.ensure_future(world.ask())
+        await until(lambda: world.loop.held == 1 and f"asking {world.engine.url}" in world.loop.reason)
+        assert at(world) == "starting"
+        with running_vllm(port=int(config.engine.url.rpartition(":")[2])):
+            assert await asked == "served"
+            assert world.engine.starts == 1
+
+
 async def test_external_engine_that_a_killed_daemon_left_quiet_is_woken_at_the_start(tmp_path: Path) -> None:
     with running_vllm() as engine:
         await engine.call("POST", "/pause?mode=wait", {})
