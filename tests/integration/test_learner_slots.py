@@ -74,9 +74,10 @@ async def test_a_version_that_the_engine_refuses_stays_active_is_told_and_is_loa
     async with world(tmp_path) as w:
         first, second = await two_versions(w)
         w.engine.adapters.clear()
-        w.engine.refused = {first, second}
+        w.engine.refused, w.engine.load_calls = {first, second}, []
         await w.loop.reconcile()
-        await until(lambda: not w.loop._settling)
+        # Both are tried by the reconciliation, and once more when it is over.
+        await until(lambda: len(w.engine.load_calls) == 4 and not w.loop._settling)
         stages = {row.version: row.stage for row in w.registry.versions(ARCHITECT)}
         assert stages == {first: VersionStage.RETIRED, second: VersionStage.ACTIVE}
         assert w.registry.active_not_loaded == {ARCHITECT: second}
@@ -102,7 +103,7 @@ async def test_a_refused_version_is_tried_once_a_pass_and_holds_up_no_other(tmp_
         assert set(w.engine.adapters) == {first}
         # The events that follow a start try once more, and no loop of tries begins.
         w.gpu.phase = "serving"
-        await until(lambda: not w.loop._settling)
+        await until(lambda: len(w.engine.load_calls) == 3)
         await asyncio.sleep(0.2)
         assert w.engine.load_calls == [second, first, second]
 
