@@ -31,7 +31,7 @@ def rows_of(cycle: dict[str, Any]) -> list[tuple[str, str]]:
     for name, exam in report["exams"].items():
         for metric in ("tool", "params", "valid_json"):
             rows.append((f"{name}, {metric}", said(exam[metric])))
-    if report["exams"]:
+    if "candidate" in report["exams"]:
         rows.append(("best constant answer", said(report["exams"]["candidate"]["constant"])))
     rows.append(("dataset", json.dumps({k: v for k, v in report["dataset"].items() if k != "exchange_ids"})))
     training = report["training"] or {}

@@ -23,12 +23,23 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
-from examples.demo_world import ROOT, DemoFailed, World, empty_folder, train_negative
+from examples.demo_world import (
+    GUARD_MAX_FAILURES,
+    GUARD_WINDOW,
+    ROOT,
+    DemoFailed,
+    World,
+    empty_folder,
+    train_negative,
+)
+from gaiad.adapter import VersionName
 from gaiad.curriculum import Curriculum
 from gaiad.errors import GaiadError
 from gaiad.learner.dataset import Dataset, request_of, scrambled_answers, shuffled_labels
+from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.sources import catalogue
 from gaiad.report import Bar, BarGroup, Comparison, LossPoint, Report, Step, TimelineEvent, render
+from gaiad.rollout import Guard, GuardState, ReplyOutcome, RollBack
 
 ADAPTER = "json-architect"
 STAGE = {"X-Gaia-Stage": "tool_selection"}
@@ -37,6 +48,28 @@ CORRECTED = "my nephew wants to hear what became of the lighthouse keeper, look 
 MIN_GAIN = 0.20
 SCRAMBLED_STEPS = 24
 MOST_FORCED_REQUESTS = 40
+MOST_ROLLBACK_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One reply as its client saw it: when it was whole (seconds since 1970), and what was wrong with it."""
+
+    at: float
+    outcome: ReplyOutcome
+    complete: bool
+
+
+def window_filled_at(replies: Sequence[Seen], guard: Guard) -> float | None:
+    """When the reply came with which the guard had to act, judged from outside; None where it never had to."""
+    if not replies or replies[0].outcome.version is None:
+        return None
+    state = GuardState(replies[0].outcome.version)
+    for reply in replies:
+        state, decision = guard.observe(state, reply.outcome)
+        if isinstance(decision, RollBack):
+            return reply.at
+    return None
 
 
 class Demo:
@@ -180,24 +213,44 @@ class Demo:
         bad = str(row["version"])
         took = time.monotonic() - started
         self.check("it is forced live", self.active() == bad, f"{bad} is active", took)
-        replies, complete, answered_at = 0, 0, 0.0
-        while replies < MOST_FORCED_REQUESTS and self.active() == bad:
-            request = request_of(self.material.heldout[replies % len(self.material.heldout)])
-            reply, headers = self.ask(request)
-            answered_at = time.time()
-            replies += 1
-            complete += reply.choices[0].finish_reason in ("stop", "length") and headers["X-Gaia-Adapter"] == bad
-        # The loop looked right after each reply, so this is at most how long the alias still pointed at the bad one.
-        delay = time.time() - answered_at
+        replies = self.replies_of(bad)
         history = self.world.ctl("adapters", "show", ADAPTER)["events"]
-        fell = next((e["reason"] for e in history if e["version"] == bad and e["what"] == "rolled_back"), "it did not")
-        figures = f"seen {delay * 1000:.0f} ms after reply {replies}: {fell}"
-        self.check("the live guard rolls it back within 1 s", self.active() == good and delay <= 1.0, figures)
-        detail = f"{complete} of {replies} replies were complete HTTP 200"
-        self.check("every reply in between was complete", 0 < complete == replies, detail)
-        reply, headers = self.ask(request_of(self.material.heldout[0]))
+        fell = next((one for one in history if one["version"] == bad and one["what"] == "rolled_back"), None)
+        filled_at = window_filled_at(replies, Guard(GUARD_WINDOW, GUARD_MAX_FAILURES))
+        late_s = fell["at"] - filled_at if fell and filled_at else None
+        figures = f"after {len(replies)} replies: {fell['reason'] if fell else 'it did not fall'}"
+        if late_s is not None:
+            figures = f"{late_s * 1000:+.0f} ms after the reply that filled the window, {figures}"
+        held = late_s is not None and late_s <= MOST_ROLLBACK_S
+        self.check(f"the live guard rolls it back within {MOST_ROLLBACK_S:g} s", held, figures)
+        complete = sum(reply.complete for reply in replies)
+        detail = f"{complete} of {len(replies)} replies were complete HTTP 200"
+        self.check("every reply in between was complete", 0 < complete == len(replies), detail)
+        _, headers = self.ask(request_of(self.material.heldout[0]))
         after = headers["X-Gaia-Adapter"]
-        self.check("the last good version serves again", after == good, f"X-Gaia-Adapter: {after}")
+        self.check("the last good version serves again", after == good == self.active(), f"X-Gaia-Adapter: {after}")
+
+    def replies_of(self, bad: str) -> list[Seen]:
+        """Ask until another version answers; what `bad` answered till then, that other reply not counted."""
+        replies: list[Seen] = []
+        schema = self.curriculum.stage_schemas["tool_selection"]
+        for number in range(MOST_FORCED_REQUESTS):
+            reply, headers = self.ask(request_of(self.material.heldout[number % len(self.material.heldout)]))
+            at = time.time()
+            if headers["X-Gaia-Adapter"] != bad:
+                break
+            text, finish = answer_of(reply), str(reply.choices[0].finish_reason)
+            request_id = headers["X-Gaia-Request-Id"]
+            outcome = ReplyOutcome(
+                version=VersionName(bad),
+                stage="tool_selection",
+                request_id=request_id,
+                schema_ok=fits(schema, parsed_object(text)),
+                empty=not text.strip(),
+                truncated=finish == "length",
+            )
+            replies.append(Seen(at, outcome, complete=finish in ("stop", "length")))
+        return replies
 
     def active(self) -> str | None:
         """The version that serves tool selection now, asked on the control socket without the cost of a new process."""

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -38,8 +39,8 @@ state_dir = "{folder}/state"
 control_socket = "{folder}/control.sock"
 
 [proxy]
-listen = "127.0.0.1:{proxy}"
-
+listen = "127.0.0.1:{port}"
+{proxy}
 [engine]
 mode = "managed"
 url = "http://127.0.0.1:{engine}"
@@ -54,7 +55,9 @@ profile = "{profile}"
 [consent]
 header_may_grant = true
 """
-DEMO_LEARNING = "guard_window = 6\nguard_max_failures = 3\n"
+GUARD_WINDOW, GUARD_MAX_FAILURES = 6, 3
+DEMO_LEARNING = f"guard_window = {GUARD_WINDOW}\nguard_max_failures = {GUARD_MAX_FAILURES}\n"
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class DemoFailed(Exception):
@@ -69,6 +72,21 @@ def free_port(preferred: int) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise DemoFailed("no free port on 127.0.0.1")
+
+
+def engine_port() -> int:
+    """A free TCP port for the engine, by chance, that the kernel gives to no outgoing connection.
+
+    Never a fixed one: two vLLMs may bind the same port (it sets SO_REUSEPORT) and would share the requests. Never an
+    ephemeral one: asking whether the engine is up yet could then connect to itself, and hold the port against it.
+    """
+    low, high = map(int, EPHEMERAL_PORTS.read_text(encoding="ascii").split())
+    lasting = [port for port in range(10_000, 60_000) if not low <= port <= high]
+    for port in random.sample(lasting, min(50, len(lasting))):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DemoFailed("no free port outside the ephemeral ones on 127.0.0.1")
 
 
 def empty_folder(folder: Path) -> None:
@@ -87,18 +105,25 @@ class World:
     """A running daemon, and what the demo asks of it."""
 
     def __init__(
-        self, folder: Path, *, model: Path = MODEL, profile: str = "demo", learning: str = DEMO_LEARNING
+        self,
+        folder: Path,
+        *,
+        model: Path = MODEL,
+        profile: str = "demo",
+        learning: str = DEMO_LEARNING,
+        proxy: str = "",
+        timeout_s: float = 180,
     ) -> None:
         self.folder = folder
         self.port = free_port(6430)
         self.config = folder / "gaiad.toml"
         self.log = folder / "gaiad.log"
-        # Never a fixed port: two vLLMs may bind the same one (it sets SO_REUSEPORT) and would share the requests.
-        self.engine_port = free_port(0)
-        places = {"folder": folder, "proxy": self.port, "engine": self.engine_port, "model": model}
-        self.config.write_text(CONFIG.format(learning=learning, profile=profile, **places), encoding="utf-8")
+        self.engine_port = engine_port()
+        places = {"folder": folder, "port": self.port, "engine": self.engine_port, "model": model}
+        more = {"learning": learning, "proxy": proxy, "profile": profile}
+        self.config.write_text(CONFIG.format(**more, **places), encoding="utf-8")
         self.client = openai.OpenAI(
-            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="unused", timeout=180, max_retries=0
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="unused", timeout=timeout_s, max_retries=0
         )
         self.socket = Client(folder / "control.sock")
         self.daemon: subprocess.Popen[bytes] | None = None

@@ -91,6 +91,7 @@ class LearningConfig:
     trainer_silence_s: float = 600.0
     background_stages: tuple[str, ...] = ("epistemic_guard", "cognitive_audit", "reflection", "base")
     exam_concurrency: int = 16
+    exam_timeout_s: float = 600.0
     guard_window: int = 8
     guard_max_failures: int = 4
 

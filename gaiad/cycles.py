@@ -68,7 +68,7 @@ class Cycles:
         return await self._rows(query)
 
     async def finished_digests(self, adapter: str) -> set[str]:
-        """The datasets that finished cycles of `adapter` already learned from, whatever the verdict."""
+        """The datasets that finished cycles of `adapter` had, whatever the verdict: nothing more comes of them."""
         cycles = tables.cycles.c
         query = sa.select(cycles.dataset_digest).where(
             cycles.adapter == adapter,

@@ -81,7 +81,7 @@ class _Daemon:
         self.version = own_version()
         self.facts: EngineFacts | None = None
         self.first_start = True
-        self.engine_starts: list[tuple[int | None, float]] = []
+        self.engine_starts: list[float] = []
 
     async def live(self) -> None:
         """Build, open the doors, run until told to stop, then close everything in order."""
@@ -196,9 +196,9 @@ class _Daemon:
         """Before the gate opens: see what the engine is, then give it what the registry wants."""
         self.first_start = self.facts is None
         facts = await self.engine.facts()
-        # 1. A wake comes by here too: only another process is another start.
-        if not self.engine_starts or self.engine_starts[-1][0] != self.engine.pid:
-            self.engine_starts.append((self.engine.pid, time.time()))
+        # 1. A wake comes by here too, and is no start.
+        if len(self.engine_starts) < self.engine.starts:
+            self.engine_starts.append(time.time())
         await self.learner.reconcile()
         # 2. Only now: before, the proxy would take names that are about to be loaded for names of nothing.
         self.facts = facts
@@ -235,7 +235,7 @@ class _Daemon:
             "served_name": facts.served_name,
             "missing": list(facts.missing),
             "pid": self.engine.pid,
-            "uptime_s": time.time() - starts[-1][1] if starts else None,
+            "uptime_s": time.time() - starts[-1] if starts else None,
             "restarts": max(0, len(starts) - 1),
         }
 

@@ -32,8 +32,6 @@ _STARTUP = (
     ("Application startup complete", "answering"),
 )
 
-_FAILURES = ("Error: ", "error: ", "Error(", "Exception: ", "CUDA out of memory", "Killed")
-
 
 def engine_address(engine: EngineConfig) -> tuple[str, int]:
     """Return the host and port that a managed engine listens on."""
@@ -94,12 +92,3 @@ def startup_phase(lines: Iterable[str]) -> str:
             if mark in line:
                 phase = meaning
     return phase
-
-
-def failure_line(lines: Iterable[str]) -> str:
-    """Return the first line of the log's last error, short and without the logger's prefix, or nothing."""
-    found = ""
-    for line in lines:
-        if any(mark in line for mark in _FAILURES) and "Engine core initialization failed" not in line:
-            found = line
-    return found.rpartition("] ")[2].strip()[:300]

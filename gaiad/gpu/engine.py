@@ -7,6 +7,7 @@ loop says when to start, pause and wake, the learner says what to load. An exter
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -14,19 +15,27 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 
 from gaiad.adapter import VersionName, version_parts
 from gaiad.config import Config
+from gaiad.ending import failure_line, how_it_ended
 from gaiad.errors import EngineError
 from gaiad.gpu import command, probe
 from gaiad.gpu.child import EngineChild, check_port_free
 
+OnProgress: TypeAlias = Callable[[float, str], None]
+"""Hears the seconds since a start began, and what it is at."""
+
 _ASK_EVERY_S = 0.25
 _HEALTH_S = 5.0
-_EXTERNAL_START_S = 5.0
+_PORT_PATIENCE_S = 70.0
+"""An engine that died may leave its port in TIME_WAIT for a minute, or held by a connection to itself."""
+_REST_GRACE_S = 2.0
+_KEEP_ALIVE_S = 2.0
+"""vLLM closes a quiet connection after 5 s; one that it is just closing must not carry a request."""
 _SEE_LOG = "see logs/engine.log in the state directory"
 _RUNTIME_LORA_FLAG = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 with --enable-lora (without it adapters cannot be loaded)"
 _DEV_MODE_FLAG = "VLLM_SERVER_DEV_MODE=1, and on a GPU --enable-sleep-mode (without it the machine cannot be quieted)"
@@ -71,17 +80,24 @@ class _Answer:
         return f"HTTP {self.status}: {str(text).strip()[:400]}"
 
 
+def _unheard(elapsed_s: float, stage: str) -> None:
+    return None
+
+
 class Engine:
     """One vLLM. Its methods raise EngineError, with what to try, where it cannot be reached or says no."""
 
-    def __init__(self, config: Config, *, max_lora_rank: int) -> None:
+    def __init__(self, config: Config, *, max_lora_rank: int, port_patience_s: float = _PORT_PATIENCE_S) -> None:
         self._config = config
+        self._port_patience_s = port_patience_s
         self._settings = config.engine
         self._max_lora_rank = max_lora_rank
         self._child = EngineChild(config.state_dir)
         self._session: aiohttp.ClientSession | None = None
         self._served_name = self._settings.served_name
         self.url = self._settings.url
+        # How often it came up: an external engine has no process id by which a new one could be known.
+        self.starts = 0
         self.device = probe.device_of(self._settings.device)
         self.api_key = _read_key(self._settings.api_key_file)
 
@@ -102,8 +118,12 @@ class Engine:
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Start a managed engine; first end what is left of an earlier one. An external engine needs no start."""
+    async def start(self, on_progress: OnProgress = _unheard) -> None:
+        """Start a managed engine; first end what is left of an earlier one. An external engine needs no start.
+
+        Raises:
+            EngineError: there is no base model, the port stays taken, or the program cannot be started.
+        """
         if not self.managed:
             return
         folder = Path(self._settings.base_model)
@@ -113,8 +133,9 @@ class Engine:
                 hint="set engine.base_model to a folder with config.json and *.safetensors, or prepare one",
             )
         await self._child.end_left_over()
-        await self._child.end(0)
-        check_port_free(*command.engine_address(self._settings))
+        # Asked first: what outlives its leader, as vLLM's resource tracker does, then clears shared memory away.
+        await self._child.end(_REST_GRACE_S)
+        await self._wait_for_port(on_progress)
         words = command.engine_command(
             self._settings,
             python=self._settings.python or sys.executable,
@@ -125,14 +146,30 @@ class Engine:
             words, command.engine_environment(os.environ, self._settings, device=self.device, api_key=self.api_key)
         )
 
-    async def wait_healthy(self, on_progress: Callable[[float, str], None] = lambda elapsed_s, phase: None) -> None:
+    async def _wait_for_port(self, on_progress: OnProgress) -> None:
+        host, port = command.engine_address(self._settings)
+        began = time.monotonic()
+        while True:
+            try:
+                check_port_free(host, port)
+            except EngineError as error:
+                elapsed_s = time.monotonic() - began
+                taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+                if not taken or elapsed_s > self._port_patience_s:
+                    raise
+                on_progress(elapsed_s, f"waiting for port {port} to become free")
+                await asyncio.sleep(_ASK_EVERY_S)
+            else:
+                return
+
+    async def wait_healthy(self, on_progress: OnProgress = _unheard) -> None:
         """Wait until it answers its health check; `on_progress` hears seconds and what it is at.
 
         Raises:
             EngineError: it ended, or did not become healthy in time (a managed one is ended then).
         """
-        began = time.monotonic()
-        limit_s = self._settings.start_timeout_s if self.managed else _EXTERNAL_START_S
+        # An external engine that is started anew by somebody else takes as long as one of ours.
+        began, limit_s = time.monotonic(), self._settings.start_timeout_s
         while not await self.healthy():
             elapsed_s = time.monotonic() - began
             if self.managed and not self.alive():
@@ -144,17 +181,20 @@ class Engine:
             await asyncio.sleep(_ASK_EVERY_S)
         if not self.managed:
             self._served_name = str((await self._base_card()).get("id") or "")
+        self.starts += 1
 
     async def _give_up_start(self, limit_s: float) -> None:
         if not self.managed:
-            raise EngineError(f"no engine answers at {self.url}", hint="start it, or correct engine.url")
+            raise EngineError(
+                f"no engine answered at {self.url} within {limit_s:g} s", hint="start it, or correct engine.url"
+            )
         why = self._why()
         await self._child.end(5.0)
         hint = f"raise engine.start_timeout_s or {_SEE_LOG}"
         raise EngineError(f"the engine was not healthy within {limit_s:g} s{why}", hint=hint)
 
     def _why(self) -> str:
-        line = command.failure_line(self._child.log_tail())
+        line = failure_line(self._child.log_tail())
         return f": {line}" if line else ""
 
     def alive(self) -> bool:
@@ -166,8 +206,7 @@ class Engine:
         if not self.managed:
             await asyncio.Event().wait()
         code = await self._child.exited()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"the engine {how}{self._why()}"
+        return f"the engine {how_it_ended(code)}{self._why() if code >= 0 else ''}"
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """End a managed engine and all it started; leave an external one as it is."""
@@ -294,9 +333,9 @@ class Engine:
         except (KeyError, IndexError, TypeError) as error:
             raise EngineError("the engine answers a probe without a choice", hint=_SEE_LOG) from error
 
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Answer one chat completion, past the proxy and its counts (for exams)."""
-        answer = await self._ask("POST", "/v1/chat/completions", body=body)
+        answer = await self._ask("POST", "/v1/chat/completions", body=body, timeout_s=timeout_s)
         parsed = answer.json() if answer.status == 200 else None
         if not isinstance(parsed, dict):
             raise EngineError(f"the engine answers with {answer.complaint()}", hint=_SEE_LOG)
@@ -306,7 +345,8 @@ class Engine:
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, timeout_s: float | None = None
     ) -> _Answer:
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+            self._session = aiohttp.ClientSession(connector=connector)
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         limit_s = timeout_s or self._settings.request_timeout_s
         try:
@@ -325,8 +365,12 @@ class Engine:
 def _read_key(path: str) -> str:
     if not path:
         return ""
+    hint = "correct engine.api_key_file or its permissions"
     try:
-        return Path(path).read_text("utf-8").strip()
+        key = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        hint = "correct engine.api_key_file or its permissions"
         raise EngineError(f"the engine's API key cannot be read from {path}", hint=hint) from error
+    # It becomes a header's value: anything else would fail there, with every request.
+    if not (key and key.isascii() and key.isprintable()):
+        raise EngineError(f"the engine's API key file {path} must hold one line of printable ASCII text", hint=hint)
+    return key

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 _STEADY_S = 60.0
 _AWAKE = (Phase.SERVING, Phase.HELD, Phase.LENT)
 _FAREWELL_S = 10.0
+_PROBES, _PROBE_PAUSE_S = 3, 1.0
 
 
 class Pausable(Protocol):
@@ -345,7 +346,7 @@ class GpuLoop:
                 await self._start_engine()
             case Act.PROBE:
                 await self._reconcile()
-                await engine.probe(None)
+                await self._probe()
                 self._awake_free_bytes = 0 if on_cpu else probe.device_memory("gpu").free_bytes
             case Act.DRAIN:
                 await self._drain(learning.drain_s)
@@ -367,12 +368,24 @@ class GpuLoop:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        await self._engine.start()
+        await self._engine.start(self._note_progress)
         await self._engine.wait_healthy(self._note_progress)
         if not self._engine.managed:
             await self._wake_if_quiet()
         if self._tasks is not None:
             self._watch = self._tasks.create_task(self._watch_exit(), name="gpu-watch")
+
+    async def _probe(self) -> None:
+        # One answer that came too late must not cost a healthy engine its life: it is asked again while it lives.
+        for tries_left in reversed(range(_PROBES)):
+            try:
+                await self._engine.probe(None)
+            except EngineError:
+                if not tries_left or not self._engine.alive() or not await self._engine.healthy():
+                    raise
+                await asyncio.sleep(_PROBE_PAUSE_S)
+            else:
+                return
 
     async def _wake(self) -> None:
         await (self._engine.resume() if self._state.device == "cpu" else self._engine.wake())

@@ -101,6 +101,24 @@ class Attempt:
         """Why it ends, once that is known."""
         return self.state.ending.reason if self.state.ending else ""
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether it ended with an answer to its dataset: a gate's verdict, or a trainer that breaks on it."""
+        ending, answers = self.state.ending, (Verdict.PROMOTED, Verdict.REJECTED)
+        if self.order.kind is not Kind.TRAIN or self.verdict is None or ending is None:
+            return False
+        return self.verdict in answers or (self.verdict is Verdict.FAILED and ending.of_data)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The dataset's exchanges that the trainer could not use."""
+        return self.result.left_out if self.result else ()
+
+    @property
+    def exchange_ids(self) -> tuple[str, ...]:
+        """The exchanges that it learns from, as far as known."""
+        return tuple(one for one in (self.dataset.exchange_ids if self.dataset else ()) if one not in self.left_out)
+
     def note(self, progress: Progress) -> None:
         """Take a line of the trainer's progress."""
         self.progress = progress
@@ -170,7 +188,8 @@ class Attempt:
                 "train": len(dataset.train),
                 "validation": len(dataset.validation),
                 "heldout": len(dataset.heldout),
-                "exchange_ids": list(dataset.exchange_ids),
+                "exchange_ids": list(self.exchange_ids),
+                "left_out_exchange_ids": list(self.left_out),
             },
             "engine_version": self.engine_version,
             "loss": self.losses,

@@ -129,9 +129,10 @@ class Unloaded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The running step failed or was stopped; it holds nothing any more."""
+    """The running step failed or was stopped; it holds nothing any more. `of_data`: this dataset would fail again."""
 
     reason: str
+    of_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +164,11 @@ EXPECTED: Mapping[Phase, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a cycle ends, known before everything is cleared away."""
+    """Why a cycle ends, known before everything is cleared away; `of_data` where a failure lies with the dataset."""
 
     verdict: Verdict
     reason: str
+    of_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +211,8 @@ def step(state: CycleState, event: Event) -> Step:
     match event:
         case Cancel(reason):
             return _cancel(state, reason)
-        case Failed(reason):
-            return _failed(state, reason)
+        case Failed():
+            return _failed(state, event)
         case Acquired():
             return _onwards(replace(state, holding=True), Phase.TRAINING, Command.TRAIN)
         case Trained():
@@ -269,8 +271,8 @@ def _rejected(state: CycleState) -> Step:
     return _wind_up(after)
 
 
-def _failed(state: CycleState, reason: str) -> Step:
-    failed = Ending(Verdict.FAILED, reason)
+def _failed(state: CycleState, event: Failed) -> Step:
+    failed = Ending(Verdict.FAILED, event.reason, event.of_data)
     match state.phase:
         case Phase.RELEASING:
             # The engine's recovery is its own loop's work: what was held is no longer ours.

@@ -37,10 +37,11 @@ async def examine(
     constrained: bool,
     max_tokens: int,
     concurrency: int,
+    timeout_s: float,
     on_progress: Callable[[int, int], None] = _unheard,
     make_way: Callable[[], Awaitable[None]] = _at_once,
 ) -> ExamReport:
-    """Ask `model` every item, greedily, `concurrency` at once, and score the answers.
+    """Ask `model` every item, greedily, `concurrency` at once, each at most `timeout_s`, and score the answers.
 
     `make_way` is awaited before each question, so that users can be let past.
 
@@ -54,7 +55,7 @@ async def examine(
         # All askers draw from the same iterator.
         for item in waiting:
             await make_way()
-            answer = await _answered(engine, _question(item, model, constrained, max_tokens))
+            answer = await _answered(engine, _question(item, model, constrained, max_tokens), timeout_s)
             scores[item.id] = score(item, _text(answer))
             on_progress(len(scores), len(items))
 
@@ -68,12 +69,12 @@ async def examine(
     return report_of(subject, constrained=constrained, items=items, scores=[scores[item.id] for item in items])
 
 
-async def _answered(engine: Completions, question: dict[str, Any]) -> dict[str, Any]:
+async def _answered(engine: Completions, question: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     # Once more, and no more: one answer that came too late must not cost a whole cycle, a dead engine should.
     try:
-        return await engine.complete(question)
+        return await engine.complete(question, timeout_s=timeout_s)
     except EngineError:
-        return await engine.complete(question)
+        return await engine.complete(question, timeout_s=timeout_s)
 
 
 def _first_failure(several: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -52,8 +52,9 @@ class History:
         # 1. A look of the idle clock that finds nothing new leaves no row.
         if order.source == "idle" and (attempt.state.phase is Phase.FREEZING or verdict is Verdict.NOTHING_NEW):
             return
-        # 2. The digest of an ended cycle says "learned from this", which only a gate's verdict on a trained one does.
-        learned = order.kind is Kind.TRAIN and verdict in (None, Verdict.PROMOTED, Verdict.REJECTED)
+        # 2. The digest of an ended cycle says "nothing more to learn from this". An engine that died, a user who came
+        #    first, a cancellation say nothing about the dataset: it stays new.
+        learned = order.kind is Kind.TRAIN and (verdict is None or attempt.has_learned)
         self._waiting[attempt.id] = CycleRow(
             id=attempt.id,
             adapter=order.adapter,

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gaiad.adapter import AdapterName
 from gaiad.config import LearningConfig
@@ -45,21 +46,33 @@ class Lookout:
         self._digests: dict[str, str] = {}
         self._setbacks: dict[AdapterName, Setback] = {}
         self.news: dict[AdapterName, bool | None] = {}
-        self.trouble: str | None = None
+        self._troubles: list[str] = []
 
     async def look(self) -> None:
-        """Find out for each curriculum whether there is something new; None where only building it could tell."""
-        try:
-            folders = await asyncio.to_thread(catalogue.curriculum_folders, self._steps.curricula())
-            for folder in folders:
-                curriculum = await asyncio.to_thread(catalogue.load_curriculum, folder, self._learning.profile)
-                corrections = await self._steps.corrections(curriculum)
-                digest = self._digests.get(_signature(curriculum, corrections))
-                learned = await self._cycles.finished_digests(curriculum.adapter)
-                self.news[curriculum.adapter] = None if digest is None else digest not in learned
-            self.trouble = None
-        except GaiadError as error:
-            self.trouble = str(error)
+        """Find out for each curriculum whether there is something new; None where only building it could tell.
+
+        A curriculum that cannot be used is passed over, and `trouble` says why.
+        """
+        troubles = []
+        for folder in await asyncio.to_thread(catalogue.curriculum_folders, self._steps.curricula()):
+            try:
+                await self._look_at(folder)
+            except GaiadError as error:
+                troubles.append(str(error))
+                self.news.pop(AdapterName(folder.name), None)
+        self._troubles = troubles
+
+    async def _look_at(self, folder: Path) -> None:
+        curriculum = await asyncio.to_thread(catalogue.load_curriculum, folder, self._learning.profile)
+        corrections = await self._steps.corrections(curriculum)
+        digest = self._digests.get(_signature(curriculum, corrections))
+        learned = await self._cycles.finished_digests(curriculum.adapter)
+        self.news[curriculum.adapter] = None if digest is None else digest not in learned
+
+    @property
+    def trouble(self) -> str | None:
+        """Which curricula could not be looked at last time, and why."""
+        return "; ".join(self._troubles) or None
 
     def may_start(self, adapter: AdapterName | None, now: float, running: str | None) -> Answer:
         """Say whether a cycle of `adapter` may start by itself; without one, whether any might."""
@@ -84,11 +97,11 @@ class Lookout:
         general = self.may_start(None, now, running)
         if isinstance(general, NotYet):
             return general.reason
-        if self.trouble is not None:
-            return self.trouble
         answers = [self.may_start(adapter, now, running) for adapter in sorted(self.news)]
         reasons = [answer.reason for answer in answers if isinstance(answer, NotYet)]
-        return "; ".join(dict.fromkeys(reasons)) if reasons and len(reasons) == len(answers) else None
+        if len(reasons) < len(answers):
+            return None
+        return "; ".join(dict.fromkeys([*reasons, *self._troubles])) or None
 
     def remember(self, curriculum: Curriculum, corrections: Sequence[CorrectedExchange], digest: str) -> None:
         """Take down which dataset these inputs gave."""

@@ -22,7 +22,7 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.errors import DatasetError, EngineError, GaiadError, NotYet, Refuse, StoreError
+from gaiad.errors import DatasetError, EngineError, GaiadError, NotYet, Refuse, StoreError, TrainingError
 from gaiad.idle import Go
 from gaiad.learner import artifacts, cycle
 from gaiad.learner.attempt import Attempt, Order
@@ -40,6 +40,7 @@ from gaiad.learner.events import (
     Unsettled,
     give,
 )
+from gaiad.learner.guards import Guards
 from gaiad.learner.history import History
 from gaiad.learner.lookout import Lookout
 from gaiad.learner.ports import Gpu, ServingEngine
@@ -47,7 +48,7 @@ from gaiad.learner.runner import TRAINER
 from gaiad.learner.slots import Slots
 from gaiad.learner.steps import Steps
 from gaiad.registry import Registry
-from gaiad.rollout import Guard, GuardState, ReplyOutcome, RollBack
+from gaiad.rollout import ReplyOutcome
 
 log = structlog.get_logger()
 
@@ -90,8 +91,7 @@ class LearnerLoop:
         self._slots = Slots(engine, gpu, registry, set_aside=self._set_aside, patience_s=UNLOAD_PATIENCE_S)
         self._lookout = Lookout(learning, gpu, self._steps, cycles, up_since=clock())
         self._history = History(cycles)
-        self._guard = Guard(learning.guard_window, learning.guard_max_failures)
-        self._guards: dict[AdapterName, GuardState] = {}
+        self._guards = Guards(learning.guard_window, learning.guard_max_failures)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._tasks: asyncio.TaskGroup | None = None
         self._attempt: Attempt | None = None
@@ -185,7 +185,7 @@ class LearnerLoop:
         if attempt is None:
             return
         try:
-            await self._steps.check_consent(attempt)
+            self._steps.check_consent(attempt)
         except DatasetError as error:
             self._events.put_nowait(CancelAsked(attempt.id, error.message))
 
@@ -193,15 +193,16 @@ class LearnerLoop:
         """The learning part of the status page."""
         now = self._clock()
         attempt = self._attempt
+        troubles = (self._slots.trouble, self._history.trouble, self._lookout.trouble)
         return {
             "enabled": self._config.learning.enabled,
             "cycle": attempt.status(now) if attempt else None,
             "last": self._history.last,
             "not_yet": self._lookout.why_not_yet(now, self._running()),
             "active": dict(self._registry.snapshot.active),
-            "guards": {adapter: self._guard_status(state) for adapter, state in self._guards.items()},
+            "guards": self._guards.status(),
             "loaded": sorted(self._slots.in_engine),
-            "trouble": self._slots.trouble or self._history.trouble,
+            "trouble": "; ".join(filter(None, troubles)) or None,
         }
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -256,7 +257,8 @@ class LearnerLoop:
     def _refusal(self, order: Order) -> Refuse | None:
         if self._attempt is not None:
             return Refuse(f"{self._running()} is running", "wait for its end, or gaiadctl cancel")
-        if not (self._steps.curricula() / order.adapter).is_dir():
+        # The name becomes part of paths.
+        if not is_adapter_name(order.adapter) or not (self._steps.curricula() / order.adapter).is_dir():
             return Refuse(
                 f"there is no curriculum for {order.adapter!r}", "see [learning] curricula and gaiadctl adapters list"
             )
@@ -322,7 +324,8 @@ class LearnerLoop:
                 await self._settled.wait()
             return await self._steps.perform(attempt, command)
         except GaiadError as error:
-            return cycle.Failed(str(error))
+            # Only a trainer that broke says something about what it was to learn from.
+            return cycle.Failed(str(error), of_data=isinstance(error, TrainingError))
         except Exception as error:  # the loop's edge: a bug in a step must end in serving, with the reason in status
             log.exception("cycle_step_crashed", cycle=attempt.id, command=command.value)
             return cycle.Failed(f"{type(error).__name__}: {error}")
@@ -338,9 +341,10 @@ class LearnerLoop:
                     await self._registry.add(version, published.path, published.sha256, lineage, at=now)
                     return cycle.Registered()
                 case Command.ACTIVATE:
+                    self._steps.check_consent(attempt)
                     await self._registry.set_stage(version, VersionStage.CANDIDATE, attempt.reason, now, report)
                     await self._registry.activate(version, attempt.reason, now, override=attempt.forced)
-                    self._guards.pop(attempt.order.adapter, None)
+                    self._guards.forget(attempt.order.adapter)
                     return cycle.Activated()
                 case _:
                     await self._registry.set_stage(version, VersionStage.REJECTED, attempt.reason, now, report)
@@ -375,7 +379,7 @@ class LearnerLoop:
         await self._history.record(attempt)
         if verdict is not Verdict.NOTHING_NEW:
             self._history.note(adapter, verdict.value, attempt.reason, version=attempt.version, at=now)
-        if attempt.order.kind is Kind.TRAIN and verdict in (Verdict.PROMOTED, Verdict.REJECTED, Verdict.NOTHING_NEW):
+        if attempt.has_learned or verdict is Verdict.NOTHING_NEW:
             self._lookout.news[adapter] = False
         # Only now: who sees no cycle running any more finds its end in the history.
         self._attempt, self._step, self._slots.candidate = None, None, None
@@ -399,18 +403,12 @@ class LearnerLoop:
     # --- live versions --------------------------------------------------------------------------------------------
 
     async def _watch(self, outcome: ReplyOutcome) -> None:
-        parts = version_parts(outcome.version or "")
-        if parts is None or self._registry.active.get(parts.adapter) != outcome.version:
+        decision, parts = self._guards.observe(outcome, self._registry.active), version_parts(outcome.version or "")
+        if decision is None or parts is None:
             return
-        version = parts.name
-        state = self._guards.get(parts.adapter)
-        if state is None or state.version != version:
-            state = GuardState(version)
-        self._guards[parts.adapter], decision = self._guard.observe(state, outcome)
-        if isinstance(decision, RollBack):
-            answer = await self._rolled_back(parts.adapter, decision.reason)
-            what = "live_rollback_refused" if isinstance(answer, Refuse) else "version_rolled_back"
-            log.warning(what, version=version, reason=decision.reason, answer=str(answer))
+        answer = await self._rolled_back(parts.adapter, decision.reason)
+        what = "live_rollback_refused" if isinstance(answer, Refuse) else "version_rolled_back"
+        log.warning(what, version=parts.name, reason=decision.reason, answer=str(answer))
 
     async def _rolled_back(
         self, adapter: AdapterName, reason: str, to_stage: VersionStage = VersionStage.ROLLED_BACK
@@ -423,7 +421,7 @@ class LearnerLoop:
         except StoreError as error:
             # The next bad reply, or the next try, asks again.
             return Refuse(f"the rollback could not be written: {error.message}", error.hint)
-        self._guards.pop(adapter, None)
+        self._guards.forget(adapter)
         self._history.note(adapter, to_stage.value, reason, version=old, at=now)
         self._settle()
         return {"adapter": adapter, "version": new, "rolled_back": old, "reason": reason}
@@ -445,6 +443,7 @@ class LearnerLoop:
         return {"version": version}
 
     def _settle(self) -> None:
+        self._slots.keep_wanted()
         if self._settling:
             self._settle_again = True
             return
@@ -463,6 +462,8 @@ class LearnerLoop:
 
     async def _on_tick(self) -> None:
         await self._history.write()
+        if self._slots.unsettled:
+            self._settle()
         if self._looking or isinstance(self._lookout.may_start(None, self._clock(), self._running()), NotYet):
             return
         assert self._tasks is not None
@@ -485,15 +486,6 @@ class LearnerLoop:
             return None
         what = "the import" if self._attempt.order.kind is Kind.IMPORT else "a cycle"
         return f"{what} of {self._attempt.order.adapter}"
-
-    def _guard_status(self, state: GuardState) -> dict[str, object]:
-        return {
-            "version": state.version,
-            "seen": state.seen,
-            "failures": state.failures,
-            "window": self._guard.window,
-            "max_failures": self._guard.max_failures,
-        }
 
     def _clear_staging(self) -> None:
         for folder in self._config.runs_dir.glob("*/staging"):

@@ -75,8 +75,8 @@ class Facts(Protocol):
 class Completions(Protocol):
     """The engine's own chat completions, past the proxy."""
 
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        """One chat completion; raises EngineError."""
+    async def complete(self, body: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        """One chat completion within `timeout_s` (None: the engine's own limit); raises EngineError."""
 
 
 class ServingEngine(Completions, Protocol):

@@ -3,6 +3,9 @@
 The daemon sends one job line on the child's stdin, later perhaps the line `stop`; end of file there means that the
 daemon is gone. The child answers on its original stdout. This module only turns messages into lines and back; it
 opens no pipe and decides nothing. A line that is not exactly a known message is a failure, never skipped.
+
+A field may be added without a new version where its absence means what was so before; it is then sent only where it
+says something else (`Result.left_out`), so that daemon and trainer of neighbouring releases understand each other.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ class Result:
 
     `layout` says how examples were laid out (`prefix_shared` or `padded`), `computed_tokens` how many tokens really
     went through the network for the `tokens` of the examples. `base_validation_loss` is from before the first step.
+    `left_out` are the ids of the exchanges that could not be rendered or were too long, and so were not learnt from.
     """
 
     type: ClassVar[str] = "result"
@@ -101,6 +105,7 @@ class Result:
     stopped_early: bool
     weights_sha256: str
     packages: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ def encode(message: Message | Job) -> str:
     body = dataclasses.asdict(message)
     if not isinstance(message, Job):
         body = {"type": message.type, **body}
+    if isinstance(message, Result) and not message.left_out:
+        del body["left_out"]
     return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
 

@@ -18,6 +18,7 @@ from typing import Self
 
 import structlog
 
+from gaiad.ending import how_it_ended, last_words
 from gaiad.errors import TrainingError
 from gaiad.learner.protocol import MAX_LINE_BYTES, STOP_LINE, Error, Job, Message, Result, encode, parse_line
 
@@ -157,7 +158,8 @@ class Run:
             if self._failure is not None:
                 raise self._failure
             if code != 0:
-                raise TrainingError(f"the trainer {_ending(code)}{self._last_words()}", hint=f"see {self._log_path}")
+                why = self._last_words() if code > 0 else ""
+                raise TrainingError(f"the trainer {how_it_ended(code)}{why}", hint=f"see {self._log_path}")
             if self._result is None:
                 raise TrainingError("the trainer ended without a result", hint=f"see {self._log_path}")
             return self._result
@@ -167,11 +169,15 @@ class Run:
     async def stop(self, grace_s: float = 30.0) -> None:
         """End the child within `grace_s`: first the line `stop`, at half time SIGTERM, at the end SIGKILL.
 
-        A paused child is let go on first, since it could not hear either. Returns once the whole group is dead.
+        A paused child is killed at once: it could hear neither, and let go on it would compute beside the user for whom
+        it stands still. Returns once the whole group is dead.
         """
         self._stopping = True
         try:
-            self.resume()
+            if self._paused:
+                self._kill()
+                await self._process.wait()
+                return
             await self._send(STOP_LINE)
             for last_resort in (signal.SIGTERM, signal.SIGKILL):
                 with contextlib.suppress(TimeoutError):
@@ -264,14 +270,7 @@ class Run:
         try:
             with self._log_path.open("rb") as child_log:
                 child_log.seek(max(0, self._log_path.stat().st_size - 4096))
-                lines = [line.strip() for line in child_log.read().decode("utf-8", errors="replace").splitlines()]
+                words = last_words(child_log.read().decode("utf-8", errors="replace").splitlines())
         except OSError:
             return ""
-        words = [line for line in lines if line]
-        return f": {words[-1][:300]}" if words else ""
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"was ended by signal {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+        return f": {words}" if words else ""

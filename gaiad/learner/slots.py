@@ -1,7 +1,7 @@
 """Which adapter versions the engine has: brings it to what the registry wants, and never more than that.
 
-Touches the engine and verifies files before it loads them. What is wanted is the registry's to say; a version that
-proves broken is handed to whoever may write the registry.
+Touches the engine and verifies files before it loads them. What is wanted is the registry's to say; a version whose
+files prove broken is handed to whoever may write the registry, one that the engine refuses is only told of.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Slots:
         self._patience_s = patience_s
         self._in_engine: set[VersionName] = set()
         self._leaving: set[VersionName] = set()
+        self._refused: dict[VersionName, str] = {}
         self._opponent: VersionName | None = None
         self.candidate: VersionName | None = None
         self.trouble: str | None = None
@@ -64,8 +65,14 @@ class Slots:
         self._leaving.discard(version)
         self._mark()
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether something was refused or a version is still leaving, so that another try is worth it."""
+        return self.trouble is not None or bool(self._leaving)
+
     async def reconcile(self) -> None:
-        """After a start or a wake: load what the registry wants. A broken version is set aside, not retried.
+        """After a start or a wake: load what the registry wants. A broken version is set aside; one that the engine
+        refuses stays what it is, and is tried again later.
 
         Raises:
             EngineError: the engine does not answer.
@@ -73,30 +80,34 @@ class Slots:
         facts = await self._engine.facts()
         self._in_engine = set(await self._engine.loaded())
         self._leaving.clear()
-        while facts.runtime_lora and (row := self._missing()) is not None:
-            await self._bring_in(row)
+        if facts.runtime_lora:
+            await self._bring_in_missing()
+        self._mark()
+
+    def keep_wanted(self) -> None:
+        """Let requests have at once what was leaving and is wanted again."""
+        self._leaving &= self._unwanted()
         self._mark()
 
     async def settle(self) -> None:
         """While serving: load what a rollback made wanted, unload what is wanted no more once no request holds it."""
+        self.keep_wanted()
         # Asked for by a reconciliation, this comes before the gate opens.
         while str(self._gpu.phase) == PROBING:  # noqa: ASYNC110  the phase is the GPU loop's
             await asyncio.sleep(0.05)
         if str(self._gpu.phase) != SERVING:
             return
         try:
-            while (row := self._missing()) is not None:
-                await self._bring_in(row)
-                self._mark()
+            await self._bring_in_missing()
             for version in sorted(self._unwanted()):
                 await self._let_go(version)
-            self.trouble = None
         except EngineError as error:
             # The engine's own loop recovers it, and reconciles then.
             self.trouble = str(error)
 
     def _missing(self) -> VersionRow | None:
-        return next((row for row in self._registry.wanted() if row.version not in self._in_engine), None)
+        gone = self._in_engine | self._refused.keys()
+        return next((row for row in self._registry.wanted() if row.version not in gone), None)
 
     def _unwanted(self) -> set[VersionName]:
         wanted = {row.version for row in self._registry.wanted()}
@@ -104,36 +115,41 @@ class Slots:
         examined = set() if self.candidate is None else {self.candidate, self._opponent}
         return self._in_engine - wanted - examined
 
-    async def _bring_in(self, row: VersionRow) -> None:
-        problem = await self._load_problem(row)
-        if problem is None:
-            self._in_engine.add(row.version)
-            return
-        log.warning("version_set_aside", version=row.version, reason=problem)
-        await self._set_aside(row.version, problem)
+    async def _bring_in_missing(self) -> None:
+        """One pass: each missing version is tried once, so that one that is refused holds up neither users nor others.
 
-    async def _load_problem(self, row: VersionRow) -> str | None:
+        Refusals end up in `trouble`; the next pass, after the next event or tick, tries again.
+        """
+        self._refused.clear()
+        while (row := self._missing()) is not None:
+            await self._bring_in(row)
+            self._mark()
+        self.trouble = "; ".join(self._refused.values()) or None
+
+    async def _bring_in(self, row: VersionRow) -> None:
         try:
             await asyncio.to_thread(artifacts.verify, row.path)
         except AdapterError as error:
-            return str(error)
-        problem = ""
-        for _ in range(2):
-            try:
-                await self._engine.load(row.version, row.path)
-            except EngineError as error:
-                problem = str(error)
-                # An engine that answers nothing at all raises here: that says nothing against the version.
-                await self._engine.loaded()
-            else:
-                return None
-        return f"the engine refuses it: {problem}"
+            # Only its bytes speak against a version: they are not what was published and examined.
+            log.warning("version_set_aside", version=row.version, reason=str(error))
+            await self._set_aside(row.version, str(error))
+            return
+        try:
+            await self._engine.load(row.version, row.path)
+        except EngineError as error:
+            # 1. An engine that answers nothing at all raises here. 2. An answer that came too late may have been a yes.
+            # 3. A mount, a rank, want of memory: that is the engine's trouble, and the version stays what it is.
+            if row.version not in await self._engine.loaded():
+                log.warning("version_not_loaded", version=row.version, reason=str(error))
+                self._refused[row.version] = str(error)
+                return
+        self._in_engine.add(row.version)
 
     async def _let_go(self, version: VersionName) -> None:
         self._leaving.add(version)
         self._mark()
         until = time.monotonic() + self._patience_s
-        while self._gpu.leases(version):
+        while self._gpu.leases(version) and version in self._unwanted():
             if time.monotonic() > until or str(self._gpu.phase) != SERVING:
                 return
             await asyncio.sleep(0.05)
@@ -141,8 +157,7 @@ class Slots:
             await self._engine.unload(version)
             self.note_unloaded(version)
         else:
-            self._leaving.discard(version)
-            self._mark()
+            self.keep_wanted()
 
     def _mark(self) -> None:
         self._registry.mark_loaded(frozenset(self._in_engine - self._leaving))

@@ -17,6 +17,7 @@ from typing import cast
 
 from gaiad.adapter import version_parts
 from gaiad.config import Config
+from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
@@ -32,7 +33,7 @@ from gaiad.learner.ports import Gpu, Hold, ServingEngine
 from gaiad.learner.protocol import Job, Progress, Result
 from gaiad.learner.runner import TRAINER, Run
 from gaiad.learner.sources import catalogue
-from gaiad.learner.sources.exchanges import CorrectedExchange
+from gaiad.learner.sources.exchanges import CorrectedExchange, shaping_fields
 from gaiad.registry import Registry
 
 STOP_GRACE_S = 10.0
@@ -69,6 +70,7 @@ class Steps:
         self._max_rank = max_rank
         self._trainer = trainer
         self._kept = KeptReports(config.runs_dir / "exams")
+        self._shapes: dict[str, tuple[str, ...]] = {}
 
     async def perform(self, attempt: Attempt, command: Command) -> cycle.Event:
         """Run one command; what fails is a GaiadError."""
@@ -133,7 +135,14 @@ class Steps:
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected at the curriculum's stages and let be learned from."""
         rows = await self._conversations.corrected(curriculum.stages)
-        return [CorrectedExchange(**row) for row in rows]
+        return [CorrectedExchange(**row, shaped_by=await self._shaped_by(row["exchange_id"])) for row in rows]
+
+    async def _shaped_by(self, exchange_id: str) -> tuple[str, ...]:
+        # A kept request never changes, so each is read once.
+        if exchange_id not in self._shapes:
+            kept = await self._conversations.exchange(exchange_id) or {}
+            self._shapes[exchange_id] = shaping_fields(kept.get("request"))
+        return self._shapes[exchange_id]
 
     def _gathered(self, curriculum: Curriculum, corrections: list[CorrectedExchange]) -> tuple[Dataset, Path]:
         dataset = catalogue.gather(curriculum, self.curricula() / curriculum.adapter, corrections)
@@ -172,11 +181,16 @@ class Steps:
         log_path = attempt.folder / "trainer.log"
         silence_s = self._config.learning.trainer_silence_s
         job = self._job(attempt)
-        run = await Run.start(job, python=self._python, log_path=log_path, silence_s=silence_s, program=self._trainer)
+        try:
+            run = await Run.start(
+                job, python=self._python, log_path=log_path, silence_s=silence_s, program=self._trainer
+            )
+        except TrainingError as error:
+            # A Python that cannot be started says nothing about the dataset, unlike a trainer that breaks.
+            return cycle.Failed(str(error))
         async with run:
             hold.attach(run)
-            attempt.result = await _heard_out(attempt, run, hold)
-        return cycle.Trained()
+            return await _heard_out(attempt, run, hold)
 
     def _job(self, attempt: Attempt) -> Job:
         curriculum, folder = attempt.curriculum, attempt.dataset_folder
@@ -202,7 +216,7 @@ class Steps:
     # --- version --------------------------------------------------------------------------------------------------
 
     async def _publish(self, attempt: Attempt) -> cycle.Event:
-        await self.check_consent(attempt)
+        self.check_consent(attempt)
         adapter = attempt.order.adapter
         attempt.number = max(await self._registry.next_number(adapter), self._next_free_number(adapter))
         attempt.lineage = self._lineage(attempt)
@@ -224,13 +238,14 @@ class Steps:
             lineage=cast("Mapping[str, Json]", attempt.lineage),
         )
 
-    async def check_consent(self, attempt: Attempt) -> None:
-        """Raise DatasetError where somebody withdrew what the cycle was to learn from."""
-        dataset, curriculum = attempt.dataset, attempt.curriculum
-        if attempt.order.kind is Kind.IMPORT or dataset is None or curriculum is None or not dataset.exchange_ids:
+    def check_consent(self, attempt: Attempt) -> None:
+        """Raise DatasetError where somebody withdrew what it learns from; newer feedback alone withdraws nothing."""
+        if attempt.order.kind is Kind.IMPORT:
             return
-        still = {row.exchange_id for row in await self.corrections(curriculum)}
-        gone = len(set(dataset.exchange_ids) - still)
+        train, users = Purpose.TRAIN.value, {one.exchange_id: one.user for one in attempt.corrections}
+        # Asked as with a header for it, since a header may have been the grant.
+        holds = {user: train in self._conversations.purposes_for(user, train) for user in {*users.values()}}
+        gone = sum(not holds[users[one]] for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(
                 f"consent was withdrawn for {gone} of the exchanges it learned from",
@@ -254,7 +269,8 @@ class Steps:
             "curriculum_digest": curriculum.digest,
             "profile": curriculum.profile,
             "dataset_digest": attempt.dataset.digest,
-            "exchange_ids": list(attempt.dataset.exchange_ids),
+            "exchange_ids": list(attempt.exchange_ids),
+            "left_out_exchange_ids": list(attempt.left_out),
         }
         if result is not None:
             lineage |= {
@@ -293,7 +309,7 @@ class Steps:
         if attempt.gate.passed:
             await self._report(attempt, "base_unconstrained", items, BASE, constrained=False)
             await self._report(attempt, "candidate_unconstrained", items, candidate, constrained=False)
-            await self.check_consent(attempt)
+            self.check_consent(attempt)
         attempt.exam = None
         reason = " ".join(attempt.gate.reasons)
         attempt.forced = attempt.order.activate and not attempt.gate.passed
@@ -323,6 +339,7 @@ class Steps:
                 constrained=constrained,
                 max_tokens=max_tokens,
                 concurrency=self._config.learning.exam_concurrency,
+                timeout_s=self._config.learning.exam_timeout_s,
                 on_progress=count,
                 make_way=self._make_way,
             )
@@ -343,7 +360,7 @@ class Steps:
         return hashlib.sha256("\n".join([self._engine.served_name, *marks]).encode()).hexdigest()
 
 
-async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> Result:
+async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> cycle.Event:
     async with asyncio.TaskGroup() as group:
         ends = (hold.lost, hold.preempt)
         watches = [group.create_task(_stop_when(event, run), name="learner-hold-watch") for event in ends]
@@ -351,14 +368,13 @@ async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> Result:
         for watch in watches:
             watch.cancel()
     if isinstance(ending, Result):
-        return ending
+        attempt.result = ending
+        return cycle.Trained()
     if hold.lost.is_set():
-        why = "the engine failed during the run, so the run was ended"
-    elif hold.preempt.is_set():
-        why = "a user request came first, so the run was ended"
-    else:
-        raise ending
-    raise TrainingError(why, hint="the next cycle starts anew") from ending
+        return cycle.Failed("the engine failed during the run, so the run was ended (the next cycle starts anew)")
+    if hold.preempt.is_set():
+        return cycle.Failed("a user request came first, so the run was ended (the next cycle starts anew)")
+    raise ending
 
 
 async def _ending(attempt: Attempt, run: Run) -> Result | TrainingError:

@@ -28,7 +28,6 @@ from typing import Any, Literal, TypeAlias
 from gaiad.curriculum import Json, TrainingSpec
 from gaiad.errors import GaiadError, TrainingError
 from gaiad.learner.child import Pipe, die_with_daemon, watch_daemon
-from gaiad.learner.dataset import Example, catalogue_of
 from gaiad.learner.packing import Row, TokenExample, plan_rows, plan_steps, single_rows
 from gaiad.learner.protocol import Checkpoint, Error, Hello, Job, Message, Progress, Result, parse_job
 
@@ -40,6 +39,8 @@ try:
     import transformers
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from safetensors.torch import save_file
+
+    from gaiad.learner import rendering
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -49,7 +50,6 @@ except ImportError as missing:
 Layout: TypeAlias = Literal["prefix_shared", "padded"]
 Say: TypeAlias = Callable[[Message], None]
 Model: TypeAlias = Any
-Tokenizer: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
 
 _SHARES_PREFIXES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -57,53 +57,7 @@ _ROW_TOKENS = {"cpu": 1024, "cuda": 2048}
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 
-# --- 1. Examples to tokens ------------------------------------------------------------------------------------------
-
-
-def read_examples(path: str) -> list[Example]:
-    """Read a split of the frozen dataset."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            return [Example.from_json(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"the split {path} cannot be read: {error}", hint="freeze the dataset again") from error
-
-
-def tokenised(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExample:
-    """Render one example by the serving chat template. Nothing is ever cut: what is too long is refused by name."""
-    messages = [{"role": one.role, "content": one.content} for one in example.messages]
-    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    if not whole.startswith(prompt):
-        raise TrainingError(
-            f"the chat template renders the request of {example.origin} differently once it is answered",
-            hint="use a base model whose template keeps the request as it is",
-        )
-    # 1. The engine stops at the end token, so nothing after it is worth learning; without one it would never stop.
-    answer, end, _ = whole[len(prompt) :].rpartition(tokenizer.eos_token)
-    answer_ids = tokenizer.encode(answer if end else whole[len(prompt) :], add_special_tokens=False)
-    tokens = TokenExample(
-        prompt=tuple(tokenizer.encode(prompt, add_special_tokens=False)),
-        answer=(*answer_ids, tokenizer.eos_token_id),
-        weight=example.weight,
-    )
-    if len(tokens) > max_tokens:
-        raise TrainingError(
-            f"example {example.origin} has {len(tokens)} tokens, above max_sequence_tokens = {max_tokens}",
-            hint="raise training.max_sequence_tokens or shorten the example",
-        )
-    return tokens
-
-
-# --- 2. The base model and the LoRA -----------------------------------------------------------------------------------
-
-
-def load_tokenizer(folder: str) -> Tokenizer:
-    """Load the base model's tokenizer, which must bring the chat template that serving uses."""
-    tokenizer = hub.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
-        raise TrainingError(f"{folder} has no chat template or end token", hint="use a chat model as engine.base_model")
-    return tokenizer
+# --- 1. The base model and the LoRA -----------------------------------------------------------------------------------
 
 
 def load_base(job: Job, device: str) -> tuple[Model, str]:
@@ -163,7 +117,7 @@ def layout_for(base: Model) -> Layout:
     return "prefix_shared" if full and config.model_type in _SHARES_PREFIXES else "padded"
 
 
-# --- 3. Tokens to losses ----------------------------------------------------------------------------------------------
+# --- 2. Tokens to losses ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,16 +204,20 @@ def validate(model: Model, laid_out: Sequence[Batch]) -> float | None:
     return total / weight_of(laid_out)
 
 
-# --- 4. Steps ---------------------------------------------------------------------------------------------------------
+# --- 3. Steps ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What is learnt from and what is validated on; `kinds` says which examples share a tool catalogue."""
+    """What is learnt from and what is validated on; `kinds` says which examples share a tool catalogue.
+
+    `left_out` are the ids of exchanges that could not be used.
+    """
 
     train: tuple[TokenExample, ...]
     kinds: tuple[str | None, ...]
     validation: tuple[TokenExample, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -397,23 +355,23 @@ def save_adapter(model: Model, job: Job) -> None:
     os.replace(folder / "config.partial", folder / "adapter_config.json")
 
 
-# --- 5. The run -------------------------------------------------------------------------------------------------------
+# --- 4. The run -------------------------------------------------------------------------------------------------------
 
 
 def load_splits(job: Job) -> Splits:
-    """Read and tokenise both splits."""
+    """Read and tokenise both splits; exchanges that cannot be used are left out of either."""
     if not (Path(job.base_model) / "config.json").is_file():
         raise TrainingError(f"{job.base_model} holds no base model", hint="set engine.base_model to a local folder")
-    tokenizer = load_tokenizer(job.base_model)
+    tokenizer = rendering.load_tokenizer(job.base_model)
     limit = job.training.max_sequence_tokens
-    train = read_examples(job.train_path)
-    validation = read_examples(job.validation_path) if job.validation_path else []
-    if not train:
+    train = rendering.usable(rendering.read_examples(job.train_path), tokenizer, limit)
+    validation = rendering.usable(
+        rendering.read_examples(job.validation_path) if job.validation_path else [], tokenizer, limit
+    )
+    if not train.tokens:
         raise TrainingError("the train split is empty", hint="freeze the dataset again")
     return Splits(
-        tuple(tokenised(example, tokenizer, limit) for example in train),
-        tuple(catalogue_of(example) for example in train),
-        tuple(tokenised(example, tokenizer, limit) for example in validation),
+        train.tokens, train.catalogues, validation.tokens, tuple(sorted({*train.left_out, *validation.left_out}))
     )
 
 
@@ -458,6 +416,7 @@ def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = Non
         stopped_early=account.stopped_early,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         packages=packages(),
+        left_out=splits.left_out,
     )
 
 

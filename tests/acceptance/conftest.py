@@ -14,6 +14,10 @@ from tests.fakes.tiny_base import make_tiny_base
 
 START_S = 420
 
+NO_GUARD = "guard_window = 1000\nguard_max_failures = 1000\n"
+"""These tests cut replies short to be quick, which the live guard counts as bad: at its defaults four of them would
+roll a version back in the midst of a test about something else. The guard at work is the demo's."""
+
 
 @pytest.fixture(scope="session")
 def small_model() -> Path:
@@ -31,7 +35,7 @@ def tiny_base(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def home(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A daemon that serves the small model."""
-    world = World(tmp_path_factory.mktemp("home"), model=small_model, learning="resume_after_s = 2\n")
+    world = World(tmp_path_factory.mktemp("home"), model=small_model, learning=f"resume_after_s = 2\n{NO_GUARD}")
     with world.running():
         world.wait_until_serving(START_S)
         yield world
@@ -39,8 +43,14 @@ def home(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def tiny_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A daemon that serves the tiny base; tests may kill it and start it again."""
-    world = World(tmp_path_factory.mktemp("tiny"), model=tiny_base, learning="resume_after_s = 1\n")
+    """A daemon that serves the tiny base; tests may kill it and start it again, and its clients wait for as long."""
+    world = World(
+        tmp_path_factory.mktemp("tiny"),
+        model=tiny_base,
+        learning=f"resume_after_s = 1\n{NO_GUARD}",
+        proxy=f"hold_s = {START_S}\n",
+        timeout_s=START_S + 60,
+    )
     with world.running():
         world.wait_until_serving(START_S)
         yield world

@@ -5,6 +5,7 @@ Run as `python trainer.py FAULT`; imports no torch. What it writes as an adapter
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ FAULTS = (
     "error",
     "grandchild",
     "environment",
+    "leaves_out_r2",
 )
 STEPS = 4
 
@@ -113,7 +115,7 @@ def main() -> int:
             return 4
     write_adapter(Path(job.output_dir))
     say(Checkpoint(STEPS, job.output_dir, 0.6))
-    say(result(job))
+    say(dataclasses.replace(result(job), left_out=("r2",)) if fault == "leaves_out_r2" else result(job))
     return 3 if fault == "result_then_exit_3" else 0
 
 

@@ -131,6 +131,9 @@ async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json
         await asyncio.Event().wait()
     await asyncio.sleep(float(fake.fault("delay_s", 0)))
     status = int(fake.fault("status", 200))
+    if int(fake.fault("fail_next", 0)) > 0:
+        fake.faults["fail_next"] -= 1
+        status = 500
     if status != 200:
         return _error(status, "the fake engine was told to fail", "InternalServerError")
     if body.get("stream"):

@@ -17,6 +17,7 @@ from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
 from gaiad.errors import EngineError, Refuse
+from gaiad.exchange import ExchangeRecord
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.ports import Pausable
 from gaiad.learner.sources import catalogue
@@ -47,6 +48,8 @@ class TinyEngine:
         self.is_good: Callable[[str], bool] = lambda model: model != "prime"
         self.broken = False
         self.refused: set[VersionName] = set()
+        self.late: set[VersionName] = set()
+        self.load_calls: list[VersionName] = []
         self.asked = self.waiting = 0
         self.exam_gate = asyncio.Event()
         self.exam_gate.set()
@@ -56,9 +59,12 @@ class TinyEngine:
 
     async def load(self, version: VersionName, path: Path) -> None:
         self._answer()
+        self.load_calls.append(version)
         if version in self.refused or not (path / "adapter_config.json").exists():
             raise EngineError(f"no adapter for {version}", hint="look")
         self.adapters[version] = path
+        if version in self.late:
+            raise EngineError("the engine gave no answer within 60 s", hint="look")
 
     async def unload(self, version: VersionName) -> None:
         self._answer()
@@ -69,7 +75,7 @@ class TinyEngine:
         self._answer()
         return frozenset(self.adapters)
 
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         self.waiting += 1
         await self.exam_gate.wait()
         self.waiting -= 1
@@ -209,7 +215,7 @@ async def world(
         Cycles(database),
         Conversations(database),
     )
-    trainer = [str(ROOT / "tests" / "fakes" / "trainer.py"), "normal"]
+    trainer = ["-m", "tests.fakes.trainer", "normal"]
     await conversations.load()
     loop = LearnerLoop(
         config=config,
@@ -231,3 +237,38 @@ async def world(
             running.cancel()
     finally:
         await database.close()
+
+
+async def two_versions(w: World) -> tuple[VersionName, VersionName]:
+    """Learn twice; the second version is active, the first is what a rollback flips to."""
+    await w.train()
+    first = w.active
+    await w.train(force=True)
+    second = w.active
+    assert first is not None
+    assert second is not None
+    return first, second
+
+
+UMBRELLA = "USER REQUEST: who repaired the violet umbrella on the parade?"
+
+
+async def corrected_exchange(w: World, name: str = "r1", words: str = UMBRELLA, **request: object) -> None:
+    """Let `ada`, who agrees to be learned from, ask something and correct the reply."""
+    answer = next(iter(right_answers().values()))
+    await w.conversations.append_grant("ada", "train", "grant", "test", 1.0)
+    record = ExchangeRecord(
+        request_id=name,
+        at=2.0,
+        user="ada",
+        purposes=frozenset({"log", "train"}),
+        stage="tool_selection",
+        stage_reason="header",
+        status=200,
+        started=2.0,
+        total_ms=1.0,
+        request={"messages": [{"role": "user", "content": words}], **request},
+        response={"choices": []},
+    )
+    await w.conversations.keep([record])
+    assert await w.conversations.add_feedback(name, "wrong", answer, 3.0) is None

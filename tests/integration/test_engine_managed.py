@@ -20,7 +20,7 @@ from gaiad.adapter import VersionName
 from gaiad.errors import EngineError
 from gaiad.gpu import probe
 from gaiad.gpu.engine import Engine
-from tests.fakes.vllm_process import ROOT
+from tests.fakes.vllm_process import ROOT, running_vllm
 from tests.integration.gpu_world import SERVED, managed_config
 
 VERSION = VersionName("json-architect@v1-0123abcd")
@@ -132,7 +132,7 @@ async def test_children_that_outlive_the_killed_leader_are_ended_too(tmp_path: P
     pid = engine.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert "signal 9" in await engine.exited()
+    assert (await engine.exited()).endswith("somebody, or the kernel for want of memory, ended it")
     assert not engine.alive()
     assert len(probe.group_members(pid)) == 1
     await engine.stop(2.0)
@@ -201,11 +201,55 @@ async def test_taken_port_is_named_in_one_sentence(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        engine = engine_of(tmp_path, port=port)
+        engine = Engine(managed_config(tmp_path, port=port), max_lora_rank=16, port_patience_s=0.3)
         with pytest.raises(EngineError, match=f"port {port} for the engine is taken") as caught:
             await engine.start()
     assert "engine.url" in caught.value.hint
     assert engine.pid is None
+
+
+async def test_a_port_that_a_dead_engine_still_holds_is_waited_for_and_told(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        engine = engine_of(tmp_path, port=port)
+
+        def hear(elapsed_s: float, stage: str) -> None:
+            heard.append(stage)
+            taken.close()
+
+        try:
+            await engine.start(hear)
+            await engine.wait_healthy()
+        finally:
+            await engine.stop()
+    assert heard[0] == f"waiting for port {port} to become free"
+
+
+async def test_what_outlives_a_dead_leader_may_clear_up_before_the_next_start(tmp_path: Path) -> None:
+    cleared = tmp_path / "cleared"
+    tracker = f"(trap 'touch {cleared}; exit 0' TERM; while :; do sleep 0.05; done) &"
+    engine = engine_of(tmp_path, first=f"[ -e {tmp_path}/again ] || {tracker} touch {tmp_path}/again")
+    try:
+        await engine.start()
+        await engine.wait_healthy()
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        await engine.exited()
+        assert not cleared.exists()
+        await engine.start()
+        assert cleared.exists()
+    finally:
+        await engine.stop()
+
+
+@pytest.mark.parametrize("text", ["one\ntwo\n", "", " \n", "a\x07b", "schlüssel"])
+def test_a_key_file_that_is_no_single_line_of_text_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key").write_text(text, encoding="utf-8")
+    with pytest.raises(EngineError, match="must hold one line of printable ASCII text"):
+        engine_of(tmp_path, api_key_file=str(tmp_path / "key"))
 
 
 async def test_missing_base_model_is_named_before_anything_starts(tmp_path: Path) -> None:
@@ -269,3 +313,68 @@ async def test_external_engine_that_is_not_there_says_what_to_try(tmp_path: Path
     finally:
         await engine.stop()
     assert "engine.url" in caught.value.hint
+
+
+async def test_an_external_engine_that_comes_up_late_is_waited_for_in_one_attempt(tmp_path: Path) -> None:
+    config = managed_config(tmp_path, mode="external", start_timeout_s=30.0)
+    engine = Engine(config, max_lora_rank=16)
+    heard: list[tuple[float, str]] = []
+    came_up = asyncio.Event()
+
+    def hear(elapsed_s: float, stage: str) -> None:
+        heard.append((elapsed_s, stage))
+        came_up.set()
+
+    try:
+        waiting = asyncio.ensure_future(engine.wait_healthy(hear))
+        await came_up.wait()
+        with running_vllm(port=int(engine.url.rpartition(":")[2])):
+            await asyncio.wait_for(waiting, 15)
+    finally:
+        await engine.stop()
+    assert {stage for _, stage in heard} == {f"asking {engine.url}"}
+    assert engine.starts == 1
+
+
+async def test_an_external_engine_that_stays_away_is_told_with_the_time(tmp_path: Path) -> None:
+    engine = Engine(managed_config(tmp_path, mode="external", start_timeout_s=0.2), max_lora_rank=16)
+    with pytest.raises(EngineError, match=r"no engine answered at .* within 0\.2 s"):
+        await engine.wait_healthy()
+    await engine.stop()
+
+
+async def test_a_connection_that_rested_carries_no_request(tmp_path: Path) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await reader.readline():
+            while (await reader.readline()).strip():
+                pass
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    engine = Engine(managed_config(tmp_path, mode="external", port=port), max_lora_rank=16)
+    async with server:
+        assert await engine.healthy()
+        assert await engine.healthy()
+        assert connections == 1
+        # Longer than a connection is kept, shorter than vLLM keeps it.
+        await asyncio.sleep(2.2)
+        assert await engine.healthy()
+        await engine.stop()
+    assert connections == 2
+
+
+async def test_an_exam_question_has_a_deadline_of_its_own(tmp_path: Path) -> None:
+    body = {"model": SERVED, "messages": [{"role": "user", "content": "hello"}]}
+    with running_vllm("--fault", "delay_s=0.6", "--served-model-name", SERVED) as vllm:
+        config = managed_config(tmp_path, mode="external", port=vllm.port, request_timeout_s=0.3)
+        engine = Engine(config, max_lora_rank=16)
+        with pytest.raises(EngineError, match=r"within 0\.3 s"):
+            await engine.complete(body)
+        assert (await engine.complete(body, timeout_s=20.0))["choices"]
+        await engine.stop()

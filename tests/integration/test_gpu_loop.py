@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from gaiad.adapter import VersionName
@@ -294,6 +295,17 @@ async def test_external_engine_that_goes_away_is_waited_for_and_never_ended(tmp_
         assert len(world.reconciled) == 2
 
 
+async def test_external_engine_that_is_missing_at_the_start_is_waited_for_and_requests_are_held(tmp_path: Path) -> None:
+    config = managed_config(tmp_path, mode="external")
+    async with running_gpu(config) as world:
+        asked = asyncio.ensure_future(world.ask())
+        await until(lambda: world.loop.held == 1 and f"asking {world.engine.url}" in world.loop.reason)
+        assert at(world) == "starting"
+        with running_vllm(port=int(config.engine.url.rpartition(":")[2])):
+            assert await asked == "served"
+            assert world.engine.starts == 1
+
+
 async def test_external_engine_that_a_killed_daemon_left_quiet_is_woken_at_the_start(tmp_path: Path) -> None:
     with running_vllm() as engine:
         await engine.call("POST", "/pause?mode=wait", {})
@@ -325,3 +337,31 @@ async def test_an_external_engine_started_anew_between_two_looks_gets_its_adapte
             await world.serving()
             assert version in await world.engine.loaded()
             assert engine.child.poll() is None
+
+
+async def tell(engine: Engine, **faults: object) -> None:
+    """Set the faults of a fake engine."""
+    async with aiohttp.ClientSession() as session, session.post(f"{engine.url}/_fault", json=faults):
+        pass
+
+
+async def test_one_probe_without_an_answer_does_not_cost_a_healthy_engine_its_life(tmp_path: Path) -> None:
+    async def stumble(engine: Engine) -> None:
+        # The first probe after this fails, the next one does not.
+        await tell(engine, fail_next=1)
+
+    async with running_gpu(managed_config(tmp_path), stumble) as world:
+        await world.serving()
+        assert len(world.reconciled) == 1
+        assert world.loop.reason == ""
+
+
+async def test_an_engine_that_answers_no_probe_at_all_is_started_again(tmp_path: Path) -> None:
+    async def stumble(engine: Engine) -> None:
+        await tell(engine, fail_next=0 if pids else 1000)
+        pids.append(engine.pid)
+
+    pids: list[int | None] = []
+    async with running_gpu(managed_config(tmp_path), stumble) as world:
+        await world.serving()
+        assert len(set(pids)) == 2

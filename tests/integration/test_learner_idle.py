@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
-from tests.integration.learner_world import ARCHITECT, until, world
+from gaiad.learner.sources import catalogue
+from tests.integration.learner_world import ARCHITECT, corrected_exchange, until, world
 
 
 class Clock:
@@ -40,16 +42,53 @@ async def test_a_quiet_engine_starts_one_cycle_by_itself_and_then_says_that_noth
 async def test_after_a_failure_the_next_try_waits(tmp_path: Path) -> None:
     clock = Clock()
     async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
-        w.faults("error")
+        w.faults("slow")
         clock.now += 61
         w.loop.tick()
-        await until(lambda: w.loop.status()["last"] is not None)
+        await w.gpu.training.wait()
+        w.gpu.holds[0].lost.set()
+        await until(lambda: w.loop.status()["cycle"] is None)
         w.loop.tick()
         await until(lambda: "next try in 2.0 min" in str(w.loop.status()["not_yet"]))
         w.faults("normal")
         clock.now += 121
         w.loop.tick()
         await until(lambda: w.active is not None)
+
+
+async def test_a_dataset_on_which_the_trainer_broke_does_not_start_again_by_itself_until_something_is_new(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+        w.faults("error")
+        clock.now += 61
+        w.loop.tick()
+        await until(lambda: w.loop.status()["last"] is not None)
+        w.faults("normal")
+        clock.now += 24 * 3600
+        w.loop.tick()
+        await until(lambda: w.loop.status()["not_yet"] == "nothing new to learn since the last finished cycle")
+        await corrected_exchange(w)
+        await until(lambda: not w.loop._looking)
+        w.loop.tick()
+        await until(lambda: w.active is not None)
+
+
+async def test_a_broken_curriculum_is_told_and_does_not_keep_the_others_from_being_learned(tmp_path: Path) -> None:
+    clock = Clock()
+    curricula = tmp_path / "curricula"
+    shutil.copytree(catalogue.shipped_curricula() / ARCHITECT, curricula / ARCHITECT)
+    for name, text in (("a-broken-one", "{"), ("another", (curricula / ARCHITECT / "curriculum.json").read_text())):
+        (curricula / name).mkdir()
+        (curricula / name / "curriculum.json").write_text(text)
+    async with world(tmp_path, clock=clock, idle_minutes=1.0, curricula="curricula") as w:
+        clock.now += 61
+        w.loop.tick()
+        await until(lambda: w.active is not None)
+        trouble = str(w.loop.status()["trouble"])
+        assert "not valid JSON" in trouble
+        assert "'json-architect', and its folder is called 'another'" in trouble
 
 
 async def test_a_cancelled_cycle_does_not_start_again_at_the_next_tick(tmp_path: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from gaiad.adapter import VersionName, VersionStage
+from gaiad.adapter import AdapterName, VersionName, VersionStage
 from gaiad.errors import AdapterError, Refuse
-from gaiad.exchange import ExchangeRecord
 from tests.fakes.trainer import write_adapter
-from tests.integration.learner_world import ARCHITECT, World, right_answers, until, world
+from tests.integration.learner_world import ARCHITECT, World, two_versions, until, world
 
 
 async def test_a_better_candidate_is_promoted_and_its_cycle_tells_everything(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ async def test_a_worse_successor_leaves_the_incumbent_serving(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("die", "SIGKILL"),
+        ("die", "(SIGKILL): somebody, or the kernel for want of memory"),
         ("garbage", "not JSON"),
         ("torn", "torn"),
         ("exit_0_without_result", "without a result"),
@@ -91,10 +89,34 @@ async def test_however_a_trainer_breaks_serving_goes_on_and_the_reason_is_kept(
         assert words in last["reason"]
 
 
-async def test_a_failed_cycle_may_be_tried_again_without_force(tmp_path: Path) -> None:
+async def test_a_dataset_on_which_the_trainer_broke_is_tried_again_only_where_a_person_insists(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
-        w.faults("die")
+        w.faults("error")
         assert (await w.train()).verdict == "failed"
+        w.faults("normal")
+        asked = await w.loop.start_cycle(ARCHITECT)
+        assert isinstance(asked, Refuse)
+        assert "nothing new" in asked.reason
+        assert (await w.train(force=True)).verdict == "promoted"
+
+
+@pytest.mark.parametrize("event", ["lost", "preempt", "cancel", "wake", "python"])
+async def test_a_failure_that_says_nothing_about_the_dataset_leaves_it_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    async with world(tmp_path) as w:
+        w.faults("slow" if event in ("lost", "preempt", "cancel") else "normal")
+        w.gpu.fail_release = event == "wake"
+        if event == "python":
+            monkeypatch.setattr(w.loop._steps, "_python", "/no/python")
+        name = await w.loop.start_cycle(ARCHITECT)
+        if event in ("lost", "preempt", "cancel"):
+            await w.gpu.training.wait()
+            w.loop.cancel() if event == "cancel" else getattr(w.gpu.holds[0], event).set()
+        row = await w.ended(str(name))
+        assert (row.verdict, row.dataset_digest) == ("cancelled" if event == "cancel" else "failed", None)
+        w.gpu.fail_release = False
+        monkeypatch.undo()
         w.faults("normal")
         assert (await w.train()).verdict == "promoted"
 
@@ -127,9 +149,10 @@ async def test_only_one_cycle_runs_at_a_time(tmp_path: Path) -> None:
         assert w.loop.cancel() == Refuse("no cycle is running")
 
 
-async def test_an_unknown_adapter_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["no-such", "../curricula/json-architect", ".", "json-architect/../json-architect"])
+async def test_an_unknown_adapter_is_refused(tmp_path: Path, name: str) -> None:
     async with world(tmp_path) as w:
-        asked = await w.loop.start_cycle("no-such")  # type: ignore[arg-type]
+        asked = await w.loop.start_cycle(AdapterName(name))
         assert isinstance(asked, Refuse)
         assert "no curriculum" in asked.reason
 
@@ -199,16 +222,6 @@ async def test_finished_exams_are_not_taken_again(tmp_path: Path) -> None:
 
 
 # --- live versions ----------------------------------------------------------------------------------------------
-
-
-async def two_versions(w: World) -> tuple[VersionName, VersionName]:
-    await w.train()
-    first = w.active
-    await w.train(force=True)
-    second = w.active
-    assert first is not None
-    assert second is not None
-    return first, second
 
 
 async def test_a_live_version_that_answers_badly_goes_back_even_while_a_cycle_runs(tmp_path: Path) -> None:
@@ -294,77 +307,7 @@ async def test_a_person_flips_back_to_the_version_before_then_to_the_base_then_i
         assert isinstance(await w.loop.rollback(ARCHITECT, "again"), Refuse)
 
 
-async def test_the_engine_holds_active_and_previous_only_and_unloads_what_no_request_holds(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        first, second = await two_versions(w)
-        w.gpu.leased[first] = 1
-        await w.train(force=True)
-        third = w.active
-        assert third is not None
-        assert set(w.engine.adapters) == {first, second, third}
-        assert first not in w.registry.snapshot.servable
-        w.gpu.leased.clear()
-        await until(lambda: set(w.engine.adapters) == {second, third})
-        # Back twice: what a rollback makes wanted again is loaded.
-        await w.loop.rollback(ARCHITECT, "back")
-        assert w.active == second
-        await until(lambda: set(w.engine.adapters) == {first, second})
-
-
 # --- boot and reconcile -----------------------------------------------------------------------------------------
-
-
-async def test_after_an_engine_restart_the_active_and_previous_versions_are_loaded_again(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        first, second = await two_versions(w)
-        w.engine.adapters.clear()
-        await w.loop.reconcile()
-        assert set(w.engine.adapters) == {first, second}
-        assert w.active == second
-
-
-async def test_what_an_engine_has_but_should_not_is_unloaded_once_it_serves(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        left = VersionName("json-architect@v9-0123abcd")
-        w.engine.adapters[left] = tmp_path
-        w.gpu.phase = "probing"
-        await w.loop.reconcile()
-        # The learner has heard of it before the gate opens.
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert left in w.engine.adapters
-        w.gpu.phase = "serving"
-        await until(lambda: left not in w.engine.adapters)
-
-
-async def test_a_version_with_changed_bytes_is_quarantined_and_the_one_before_serves(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        first, second = await two_versions(w)
-        row = w.registry.version(second)
-        assert row is not None
-        weights = row.path / "adapter_model.safetensors"
-        weights.chmod(0o644)
-        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-        w.engine.adapters.clear()
-        await w.loop.reconcile()
-        assert w.active == first
-        fallen = w.registry.version(second)
-        assert fallen is not None
-        assert fallen.stage is VersionStage.QUARANTINED
-        assert "not what was published" in fallen.reason
-
-
-async def test_a_version_that_the_engine_refuses_is_quarantined_but_a_dead_engine_says_nothing(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        first, second = await two_versions(w)
-        w.engine.adapters.clear()
-        w.engine.broken = True
-        with pytest.raises(Exception, match="does not answer"):
-            await w.loop.reconcile()
-        w.engine.broken = False
-        w.engine.refused = {second}
-        await w.loop.reconcile()
-        assert w.active == first
 
 
 async def test_a_killed_daemon_finds_its_cycle_interrupted_its_candidate_rejected_and_serves_as_before(
@@ -446,55 +389,3 @@ async def test_an_import_does_not_count_as_having_learned(tmp_path: Path) -> Non
     async with world(tmp_path) as w:
         await imported(w, foreign(tmp_path))
         assert (await w.train()).verdict == "promoted"
-
-
-# --- consent ----------------------------------------------------------------------------------------------------
-
-
-async def corrected_exchange(w: World) -> None:
-    answer = next(iter(right_answers().values()))
-    body = {"messages": [{"role": "user", "content": "USER REQUEST: who repaired the violet umbrella on the parade?"}]}
-    await w.conversations.append_grant("ada", "train", "grant", "test", 1.0)
-    record = ExchangeRecord(
-        request_id="r1",
-        at=2.0,
-        user="ada",
-        purposes=frozenset({"log", "train"}),
-        stage="tool_selection",
-        stage_reason="header",
-        status=200,
-        started=2.0,
-        total_ms=1.0,
-        request=body,
-        response={"choices": []},
-    )
-    await w.conversations.keep([record])
-    assert await w.conversations.add_feedback("r1", "wrong", answer, 3.0) is None
-
-
-async def test_a_corrected_exchange_is_something_new_and_its_id_is_kept_with_the_version(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        await w.train()
-        await corrected_exchange(w)
-        row = await w.train()
-        assert row.verdict == "promoted"
-        assert w.active is not None
-        version = w.registry.version(w.active)
-        assert version is not None
-        assert version.lineage["exchange_ids"] == ["r1"]
-
-
-async def test_withdrawn_consent_ends_the_cycle_that_learns_from_it(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
-        await corrected_exchange(w)
-        w.faults("slow")
-        name = await w.loop.start_cycle(ARCHITECT)
-        await w.gpu.training.wait()
-        await w.conversations.append_grant("ada", "train", "revoke", "test", 4.0)
-        await w.loop.consent_revoked("ada")
-        row = await w.ended(str(name))
-        assert (row.verdict, row.reason) == (
-            "cancelled",
-            "consent was withdrawn for 1 of the exchanges it learned from",
-        )
-        assert w.registry.versions(ARCHITECT) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -19,11 +20,11 @@ from gaiad.learner.dataset import Example, Message
 from gaiad.learner.protocol import Job, Progress, Result
 from gaiad.learner.protocol import Message as Said
 from gaiad.learner.runner import Run
-from tests.fakes.tiny_base import make_tiny_base
+from tests.fakes.tiny_base import CHATML, make_tiny_base
 
 pytest.importorskip("torch")
 
-from gaiad.learner import train
+from gaiad.learner import rendering, train
 
 CATALOGUE = "You select a tool. AVAILABLE TOOLS: read_file reads a file; web_search searches the web; list_dir lists."
 CATALOGUE += (
@@ -118,6 +119,73 @@ def test_a_run_that_stops_improving_ends_early(job: Job, tmp_path: Path) -> None
     result = train.train(job, threading.Event(), lambda _: None)
     assert result.stopped_early
     assert result.steps == result.best_step + 2
+
+
+ODD = Message("tribune", "I speak for them")
+STRICT = CHATML.replace(
+    "{{ '<|im_start|>'",
+    "{% if message['role'] not in ('user', 'assistant') %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{ '<|im_start|>'",
+    1,
+)
+
+
+def of_user(name: str, *messages: Message) -> Example:
+    origin = f"exchange:{name}"
+    return Example((*messages, Message("assistant", "{}")), source="exchanges", group=origin, origin=origin)
+
+
+@pytest.fixture
+def strict(job: Job, tmp_path: Path) -> Job:
+    """A job whose base has a template that knows two roles."""
+    base = shutil.copytree(job.base_model, tmp_path / "base")
+    for left in base.glob("*chat_template*"):
+        left.unlink()
+    tokenizer = rendering.load_tokenizer(job.base_model)
+    tokenizer.chat_template = STRICT
+    tokenizer.save_pretrained(base)
+    return dataclasses.replace(job, base_model=str(base))
+
+
+def test_an_exchange_that_cannot_be_rendered_or_is_too_long_is_left_out_by_name(strict: Job, tmp_path: Path) -> None:
+    usable = of_user("good", Message("user", "who holds the lighthouse?"))
+    unusable = [
+        of_user("long", Message("user", "word " * 5000)),
+        of_user("odd", ODD, Message("user", "so be it")),
+    ]
+    both = [example(0), *unusable, example(1), usable]
+    job = dataclasses.replace(strict, train_path=write(tmp_path / "train.jsonl", both))
+    splits = train.load_splits(job)
+    assert splits.left_out == ("long", "odd")
+    assert len(splits.train) == len(splits.kinds) == 3
+    # Each example keeps its own catalogue: those two share one, the exchange has none.
+    assert splits.kinds[0] == splits.kinds[1] is not None
+    assert splits.kinds[2] is None
+
+
+def test_a_split_of_which_nothing_can_be_used_is_one_clear_sentence(strict: Job, tmp_path: Path) -> None:
+    only = [of_user("odd", ODD, Message("user", "so be it"))]
+    with pytest.raises(TrainingError, match="train split is empty"):
+        train.load_splits(dataclasses.replace(strict, train_path=write(tmp_path / "train.jsonl", only)))
+
+
+def test_an_example_of_the_curriculum_that_cannot_be_rendered_ends_the_run_by_name(strict: Job, tmp_path: Path) -> None:
+    broken = dataclasses.replace(example(0), messages=(ODD, *example(0).messages))
+    with pytest.raises(TrainingError, match="the chat template refuses toy:0: no such role") as caught:
+        train.load_splits(dataclasses.replace(strict, train_path=write(tmp_path / "train.jsonl", [broken])))
+    assert caught.value.hint
+
+
+def test_the_result_names_what_was_left_out(job: Job, tmp_path: Path) -> None:
+    examples = [*(example(number) for number in range(8)), of_user("long", Message("user", "word " * 5000))]
+    training = dataclasses.replace(job.training, max_steps=1, warmup_steps=0, quantisation="bf16")
+    job = dataclasses.replace(
+        job,
+        training=training,
+        train_path=write(tmp_path / "train.jsonl", examples),
+        output_dir=str(tmp_path / "staging"),
+    )
+    assert train.train(job, threading.Event(), lambda _: None).left_out == ("long",)
 
 
 def without_base(job: Job, folder: Path) -> Job:

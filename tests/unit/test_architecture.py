@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange user learner.protocol
     """,
     PURE: """
-        consent idle report rollout
+        consent ending idle report rollout
         control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
@@ -45,7 +45,8 @@ LAYERS: dict[int, str] = {
         schedule
         control.app control.commands
         gpu.loop
-        learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
+        learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
+        learner.steps
         proxy.app proxy.inference
     """,
     COMPOSE: """
@@ -54,7 +55,7 @@ LAYERS: dict[int, str] = {
         cli.output cli.status cli.train
     """,
     CHILD: """
-        learner.child learner.train
+        learner.child learner.rendering learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gaiad.schedule import run_schedule
+from gaiad.schedule import run_schedule, scheduler_for
 
 
 async def test_a_tick_calls_inside_the_event_loop_until_cancelled() -> None:
@@ -25,3 +26,15 @@ async def test_a_tick_calls_inside_the_event_loop_until_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await schedule
     assert set(loops) == {asyncio.get_running_loop()}
+
+
+async def test_a_tick_that_comes_late_is_not_dropped() -> None:
+    ticked = asyncio.Event()
+    scheduler = scheduler_for(ticked.set, every_s=3600)
+    # As after a sleep of the machine: the time of the next tick lies a minute back.
+    scheduler.start()
+    try:
+        scheduler.modify_job("learning", next_run_time=datetime.now(UTC) - timedelta(minutes=1))
+        await asyncio.wait_for(ticked.wait(), 5)
+    finally:
+        scheduler.shutdown(wait=False)

@@ -53,9 +53,16 @@ def load_curriculum(folder: Path, profile: str) -> Curriculum:
     except (OSError, UnicodeDecodeError) as error:
         raise CurriculumError(f"cannot read {path}: {error}", hint="name a folder that holds a spec") from error
     try:
-        return parse_curriculum(text, profile)
+        curriculum = parse_curriculum(text, profile)
     except CurriculumError as error:
         raise CurriculumError(f"{path}: {error.message}", hint=error.hint) from error
+    # By the adapter's name its folder is found again.
+    if (name := folder.resolve().name) != curriculum.adapter:
+        raise CurriculumError(
+            f"{path} is the curriculum of {curriculum.adapter!r}, and its folder is called {name!r}",
+            hint="give the folder the adapter's name, or correct `adapter`",
+        )
+    return curriculum
 
 
 def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[CorrectedExchange]) -> Dataset:
@@ -73,8 +80,11 @@ def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[Corrected
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
         examples.extend(loader(source, curriculum, folder))
     dropped: Counter[str] = Counter()
-    usable = _usable(curriculum, from_corrections(corrections), dropped)
-    dropped["correction without a request and an answer in text"] += len(corrections) - len(usable) - dropped.total()
+    plain = [one for one in corrections if not one.shaped_by]
+    in_text = from_corrections(plain)
+    dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
+    dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
+    usable = _usable(curriculum, in_text, dropped)
     dataset = build_dataset(curriculum, examples, usable)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     return replace(dataset, card={**dataset.card, "dropped": counts})

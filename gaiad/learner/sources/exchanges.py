@@ -10,10 +10,17 @@ from dataclasses import dataclass
 
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, Message
 
+_SHAPING: tuple[str, ...] = ("tools", "documents", "chat_template", "chat_template_kwargs", "continue_final_message")
+_SHAPING += ("add_special_tokens", "truncate_prompt_tokens")
+_OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
+
 
 @dataclass(frozen=True, slots=True)
 class CorrectedExchange:
-    """One consented exchange whose user said what the answer should have been."""
+    """One consented exchange whose user said what the answer should have been.
+
+    `shaped_by` names what else than its messages the request was rendered from.
+    """
 
     exchange_id: str
     user: str
@@ -21,14 +28,27 @@ class CorrectedExchange:
     request_messages: Sequence[Mapping[str, object]]
     correction: str
     created_at: float
+    shaped_by: tuple[str, ...] = ()
+
+
+def shaping_fields(request: object) -> tuple[str, ...]:
+    """Name the fields of a chat request, messages apart, from which the engine's template makes the prompt."""
+    if not isinstance(request, Mapping):
+        return ()
+    found = [name for name in _SHAPING if request.get(name)]
+    # This one is on unless it is switched off.
+    return tuple(found if request.get("add_generation_prompt", True) else [*found, "add_generation_prompt"])
 
 
 def from_corrections(rows: Sequence[CorrectedExchange]) -> list[Example]:
-    """Turn corrections into examples, oldest first; rows without a request in text or a correction are left out."""
+    """Turn corrections into examples, oldest first; rows without a request in text or a correction are left out.
+
+    So are those whose prompt was made of more than their messages: training would render another one than was served.
+    """
     examples: list[Example] = []
     for row in sorted(rows, key=lambda one: (one.created_at, one.exchange_id)):
         request = _texts(row.request_messages)
-        if not request or request[-1].role == "assistant" or not row.correction.strip():
+        if row.shaped_by or not request or request[-1].role == "assistant" or not row.correction.strip():
             continue
         origin = f"{EXCHANGE_ORIGIN}{row.exchange_id}"
         answer = Message("assistant", row.correction.strip())
@@ -37,14 +57,14 @@ def from_corrections(rows: Sequence[CorrectedExchange]) -> list[Example]:
 
 
 def _texts(messages: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:
-    """The messages where each has text content; nothing where one has not (pictures are not trained on)."""
+    """The messages where each is plain text; nothing where one is not (pictures and calls are not trained on)."""
     result = []
     for message in messages:
         role, content = message.get("role"), message.get("content")
         if isinstance(content, list):
             parts = [part.get("text") if isinstance(part, dict) else None for part in content]
             content = "".join(part for part in parts if isinstance(part, str)) if None not in parts else None
-        if not isinstance(role, str) or not isinstance(content, str):
+        if not isinstance(role, str) or not isinstance(content, str) or any(message.get(key) for key in _OF_CALLS):
             return ()
         result.append(Message(role, content))
     return tuple(result)

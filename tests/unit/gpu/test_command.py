@@ -7,7 +7,6 @@ from gaiad.gpu.command import (
     engine_address,
     engine_command,
     engine_environment,
-    failure_line,
     served_name,
     startup_phase,
 )
@@ -75,12 +74,3 @@ def test_progress_is_the_last_thing_the_log_tells() -> None:
     ]
     assert startup_phase([]) == "loading libraries"
     assert startup_phase(lines) == "loading weights"
-
-
-def test_failure_is_the_last_error_without_the_loggers_prefix() -> None:
-    lines = [
-        "(APIServer pid=1) ERROR 11-23 07:58:50 [core.py:5] ValueError: no such dtype",
-        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
-    ]
-    assert failure_line(lines) == "ValueError: no such dtype"
-    assert failure_line(["all is well"]) == ""

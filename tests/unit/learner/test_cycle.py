@@ -14,6 +14,7 @@ from gaiad.learner.cycle import (
     Cancel,
     Command,
     CycleState,
+    Ending,
     Event,
     Examined,
     Failed,
@@ -108,6 +109,12 @@ def test_a_failed_load_is_unloaded_too_for_it_may_have_happened() -> None:
     )
     assert verdict(state) is Verdict.FAILED
     assert Command.UNLOAD in commands
+
+
+@pytest.mark.parametrize("of_data", [True, False])
+def test_a_failure_keeps_whether_it_lies_with_the_dataset_whatever_fails_after_it(of_data: bool) -> None:
+    state, _ = played(Kind.TRAIN, Frozen(True), Acquired(), Failed("it broke", of_data), Failed("no wake", not of_data))
+    assert state.ending == Ending(Verdict.FAILED, "it broke", of_data)
 
 
 def test_cancelling_stops_the_trainer_and_releases_what_was_held() -> None:

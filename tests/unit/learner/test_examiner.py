@@ -39,7 +39,7 @@ class TinyEngine:
         self.bodies: list[dict[str, Any]] = []
         self.now = self.most = 0
 
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         self.bodies.append(body)
         self.now += 1
         self.most = max(self.most, self.now)
@@ -61,6 +61,7 @@ async def taken(engine: TinyEngine, *, constrained: bool = True, concurrency: in
         constrained=constrained,
         max_tokens=32,
         concurrency=concurrency,
+        timeout_s=60.0,
         **more,
     )
 
@@ -138,7 +139,7 @@ async def test_one_late_answer_does_not_cost_the_exam() -> None:
     class LateOnce(TinyEngine):
         late = False
 
-        async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        async def complete(self, body: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
             if not self.late:
                 self.late = True
                 raise EngineError("no answer within 60 s", hint="wait")

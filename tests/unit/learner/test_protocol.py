@@ -35,6 +35,7 @@ MESSAGES: tuple[Message, ...] = (
     Progress(3, 40, 1.5, None, 900, 250.5, 9.0),
     Checkpoint(10, "/runs/1/staging", 0.4),
     Result("/o", 40, 30, 0.1, 0.2, 2.5, 9, 5, 6.0, 1, "nf4", "cpu", "padded", True, "ab", {"torch": "2"}),
+    Result("/o", 40, 30, 0.1, 0.2, 2.5, 9, 5, 6.0, 1, "nf4", "cpu", "padded", True, "ab", {"torch": "2"}, ("r1", "r2")),
     Error("it broke", "mend it"),
 )
 
@@ -45,6 +46,11 @@ def test_every_message_survives_the_line(message: Message) -> None:
     assert line.endswith("\n")
     assert line.count("\n") == 1
     assert parse_line(line) == message
+
+
+def test_a_field_of_this_release_is_not_sent_where_it_says_nothing_new() -> None:
+    results = [message for message in MESSAGES if isinstance(message, Result)]
+    assert ["left_out" in encode(result) for result in results] == [False, True]
 
 
 def test_a_job_survives_the_line() -> None:

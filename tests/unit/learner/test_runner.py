@@ -70,7 +70,7 @@ async def test_a_run_that_keeps_the_protocol_gives_its_result(tmp_path: Path) ->
         ("garbage", "not JSON"),
         ("torn", "torn"),
         ("endless", "endless line"),
-        ("die", "SIGKILL: out of memory"),
+        ("die", r"signal 9 \(SIGKILL\): somebody, or the kernel for want of memory, ended it \(see"),
         ("exit_0_without_result", "without a result"),
         ("result_then_exit_3", "exit code 3"),
         ("error", "the base model is missing"),
@@ -147,13 +147,27 @@ async def collect(run: Run) -> list[Message]:
     return [message async for message in run.messages()]
 
 
-async def test_a_paused_run_can_be_stopped(tmp_path: Path) -> None:
+async def test_a_paused_run_that_is_stopped_never_runs_again(tmp_path: Path) -> None:
     run = await start(tmp_path, "slow")
     async for _ in run.messages():
         break
     run.pause()
     await run.stop(grace_s=20)
     assert not alive(run.pid)
+    # Let go on, it would have heard `stop`, said so, and ended by itself.
+    assert run._process.returncode == -signal.SIGKILL
+    with pytest.raises(TrainingError, match="stopped"):
+        await run.outcome()
+
+
+async def test_a_run_that_ends_with_a_code_is_told_by_its_last_error(tmp_path: Path) -> None:
+    program = "import sys; print('ValueError: no such dtype', file=sys.stderr); "
+    program += "print('Failed to load CPU gemm_4bit_forward from kernels-community', file=sys.stderr); sys.exit(3)"
+    run = await Run.start(
+        job(tmp_path), python=sys.executable, log_path=tmp_path / "l", silence_s=20.0, program=("-c", program)
+    )
+    with pytest.raises(TrainingError, match=r"ended with exit code 3: ValueError: no such dtype \(see"):
+        await run.outcome()
 
 
 async def test_an_abandoned_run_is_ended_by_its_context(tmp_path: Path) -> None:

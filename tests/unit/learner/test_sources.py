@@ -15,7 +15,7 @@ from gaiad.learner.dataset import Dataset, catalogue_of, check_no_leaks, leaks, 
 from gaiad.learner.exams.score import fits, parsed_object, score
 from gaiad.learner.exams.tool_choice import items
 from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, load_frozen, shipped_curricula
-from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
+from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections, shaping_fields
 from gaiad.learner.sources.tool_registry import load_examples, runtime_request
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
@@ -197,6 +197,16 @@ def test_correction_lands_in_train_with_its_id(demo: Built) -> None:
         ({"correction": "  "}, "correction without a request and an answer in text"),
         ({"request_messages": []}, "correction without a request and an answer in text"),
         (
+            {
+                "request_messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "tool", "content": "y", "tool_call_id": "1"},
+                ]
+            },
+            "correction without a request and an answer in text",
+        ),
+        ({"shaped_by": ("tools",)}, "correction of a request with tools or a template of its own"),
+        (
             {"request_messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "correction without a request and an answer in text",
         ),
@@ -212,6 +222,23 @@ def test_a_correction_that_cannot_be_used_is_counted(demo: Built, changes: Any, 
     assert gathered.exchange_ids == ()
     assert gathered.digest == dataset.digest
     assert dropped(gathered, reason) == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({}, ()),
+        ({"temperature": 0, "tools": [], "chat_template_kwargs": None, "add_generation_prompt": True}, ()),
+        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, ("tools",)),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, ("chat_template_kwargs",)),
+        ({"chat_template": "{{ messages }}", "documents": [{}]}, ("documents", "chat_template")),
+        ({"add_generation_prompt": False, "continue_final_message": True}, None),
+    ],
+)
+def test_what_else_than_messages_shapes_a_prompt_is_named(extra: dict[str, Any], named: tuple[str, ...] | None) -> None:
+    wanted = ("continue_final_message", "add_generation_prompt") if named is None else named
+    assert shaping_fields({"messages": [], **extra}) == wanted
+    assert shaping_fields(None) == ()
 
 
 def test_correction_of_a_heldout_request_stays_out_of_train(demo: Built) -> None:
@@ -276,6 +303,12 @@ def test_broken_material_is_named(folder: Path, file: Any, old: Any, new: Any, t
     (folder / file).write_text(text.replace(old, new, 1), "utf-8")
     with pytest.raises(CurriculumError, match=told):
         gather(load_curriculum(folder, "full"), folder, [])
+
+
+def test_a_curriculum_whose_folder_is_called_otherwise_is_refused(folder: Path) -> None:
+    other = folder.rename(folder.with_name("gaia-voice"))
+    with pytest.raises(CurriculumError, match="'json-architect', and its folder is called 'gaia-voice'"):
+        load_curriculum(other, "full")
 
 
 def test_missing_material_and_unknown_kinds_and_options_are_named(folder: Path) -> None:
