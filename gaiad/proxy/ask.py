@@ -11,9 +11,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from multidict import MultiMapping
 
 from gaiad.config import Config
+from gaiad.proxy.recognition import Rules
 from gaiad.proxy.refusals import Rejection, bad_request, nested_too_deeply
 from gaiad.proxy.stages import NamedStage, name_stage
 
@@ -37,8 +39,8 @@ class Ask:
     consent: str | None
 
 
-def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Rejection:
-    """Understand a request to an inference path, or say what is wrong with it."""
+def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules) -> Ask | Rejection:
+    """Understand a request to an inference path, or say what is wrong with it; `rules` name a stage nobody named."""
     body = read_object(raw)
     if isinstance(body, Rejection):
         return body
@@ -52,6 +54,7 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         model=model,
         stages=config.stages,
         default_stage=config.proxy.default_stage,
+        recognise=lambda: rules.recognise(raw_fields(body)),
     )
     if isinstance(stage, Rejection):
         return stage
@@ -67,6 +70,14 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         # Sent twice it is one list, so that no copy of it can hide another that narrows.
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
     )
+
+
+def raw_fields(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
+    """The top level of a body as recognition reads it; none where the body is nested too deeply to be written anew."""
+    try:
+        return {key: msgspec.Raw(json.dumps(value).encode()) for key, value in body.items()}
+    except RecursionError:
+        return {}
 
 
 def read_object(raw: bytes) -> dict[str, Any] | Rejection:

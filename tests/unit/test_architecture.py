@@ -29,8 +29,8 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.dialect proxy.refusals proxy.reply proxy.routing proxy.sse proxy.stages
-        proxy.validity
+        proxy.ask proxy.dialect proxy.features proxy.passages proxy.recognition proxy.refusals proxy.reply
+        proxy.routing proxy.rule_schema proxy.sse proxy.stages proxy.validity
     """,
     WORLD: """
         conversations cycles db logs migrations migrations.env migrations.versions notify registry
@@ -38,7 +38,7 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.forward proxy.ports proxy.recorder
+        proxy.forward proxy.ports proxy.recorder proxy.rulebook
     """,
     LOOPS: """
         schedule
