@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = read_config(Path(args.config))
         if args.check:
+            from gaiad.proxy.rulebook import load_rules
+
+            load_rules(config)
             sys.stderr.write(f"{args.config} is valid\n")
             return 0
         # 1. Imported only now: a broken settings file is told at once.

@@ -45,6 +45,7 @@ class ProxyConfig:
     listen: str = "127.0.0.1:6430"
     base_names: tuple[str, ...] = ("/models/prime", "/models/core")
     default_stage: str = "generation"
+    stage_rules: str = ""
     hold_s: float = 120.0
     max_held: int = 256
     max_body_bytes: int = 8 * 1024 * 1024
@@ -337,7 +338,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:
-    engine, learning = config.engine, config.learning
+    engine, learning, proxy = config.engine, config.learning, config.proxy
 
     def absolute(text: str) -> str:
         return str((base / text).absolute()) if text else ""
@@ -350,7 +351,8 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         engine, base_model=folder, api_key_file=absolute(engine.api_key_file), url=engine.url.rstrip("/")
     )
     learning = dataclasses.replace(learning, curricula=absolute(learning.curricula))
-    return dataclasses.replace(config, engine=engine, learning=learning)
+    proxy = dataclasses.replace(proxy, stage_rules=absolute(proxy.stage_rules))
+    return dataclasses.replace(config, engine=engine, learning=learning, proxy=proxy)
 
 
 def lora_rank_slot(needed: int) -> int:

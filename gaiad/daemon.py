@@ -37,6 +37,7 @@ from gaiad.notify import Notifier
 from gaiad.proxy.app import listen
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.recorder import Recorder
+from gaiad.proxy.rulebook import load_rules, rules_file, skipped_text
 from gaiad.registry import Registry
 from gaiad.schedule import run_schedule
 
@@ -87,6 +88,7 @@ class _Daemon:
         """Build, open the doors, run until told to stop, then close everything in order."""
         curricula = load_curricula(self.config)
         check_base_model(self.config)
+        self._load_rules()
         async with contextlib.AsyncExitStack() as stack:
             await self._open_store(stack)
             self._build(curricula)
@@ -111,6 +113,12 @@ class _Daemon:
                 await _end(tasks, "schedule", "learner")
                 await self.recorder.flush()
                 await _end(tasks, *tasks)
+
+    def _load_rules(self) -> None:
+        self.rules = load_rules(self.config)
+        log.info("stage_rules", file=str(rules_file(self.config)), rules=len(self.rules.rules))
+        if self.rules.skipped:
+            log.warning("stage_rules_skipped", rules=skipped_text(self.rules), hint="their stages are not in [stages]")
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
         database = await Database.open(self.config)
@@ -176,6 +184,7 @@ class _Daemon:
             exchange=self.conversations.exchange,
             stage_schemas=lambda: schemas,
             api_key=self.engine.api_key,
+            rules=self.rules,
         )
 
     def _commands(self) -> DaemonCommands:

@@ -12,6 +12,7 @@ from multidict import MultiMapping
 
 from gaiad.config import Config
 from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
+from gaiad.proxy.recognition import Rules
 from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.stages import NamedStage, name_stage
 from gaiad.user import user_name
@@ -36,8 +37,8 @@ class Ask:
     consent: str | None
 
 
-def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Rejection:
-    """Understand a request to an inference path, or say what is wrong with it."""
+def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules) -> Ask | Rejection:
+    """Understand a request to an inference path, or say what is wrong with it; `rules` name a stage nobody named."""
     fields = read_fields(raw)
     if isinstance(fields, Rejection):
         return fields
@@ -53,6 +54,7 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         model=model,
         stages=config.stages,
         default_stage=config.proxy.default_stage,
+        recognise=lambda: rules.recognise(fields),
     )
     if isinstance(stage, Rejection):
         return stage

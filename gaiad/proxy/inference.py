@@ -76,7 +76,8 @@ class Inference:
     async def run(self) -> web.StreamResponse:
         """Answer the request; only a client that went away gets nothing."""
         raw = await read_body(self._request, self._deps.config.proxy.max_body_bytes)
-        ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, self._deps.config)
+        deps = self._deps
+        ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, deps.config, deps.rules)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.

@@ -1,15 +1,16 @@
 """Which stage of the assistant's work a request belongs to, and how that is known.
 
-The header wins over `metadata.gaia_stage`, that over `gaia:<stage>` in `model`, that over the default stage. Stages
-are not yet recognised from the prompt. Which adapter serves a stage is decided in `routing`.
+The header wins over `metadata.gaia_stage`, that over `gaia:<stage>` in `model`, that over what `recognition` makes of
+the request, that over the default stage. Which adapter serves a stage is decided in `routing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gaiad.proxy.recognition import Recognised
 from gaiad.proxy.refusals import Rejection, bad_request, unknown_model
 
 BASE_STAGE = "base"
@@ -17,7 +18,7 @@ STAGE_PREFIX = "gaia:"
 
 
 class StageReason(StrEnum):
-    """How the stage was named."""
+    """How the stage was named; where it was recognised, the reason is `rule:<id>` instead."""
 
     HEADER = "header"
     METADATA = "metadata"
@@ -27,10 +28,10 @@ class StageReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NamedStage:
-    """A stage and where its name came from."""
+    """A stage and where its name came from: a `StageReason`, or the rule that recognised it."""
 
     stage: str
-    reason: StageReason
+    reason: str
 
 
 def known_stages(stages: Mapping[str, str]) -> tuple[str, ...]:
@@ -45,27 +46,31 @@ def name_stage(
     model: str | None,
     stages: Mapping[str, str],
     default_stage: str,
+    recognise: Callable[[], Recognised | None],
 ) -> NamedStage | Rejection:
     """Name the stage of a request, or say why the name given is none.
 
     `metadata` is the request's field as it came; anything but an object holds no stage. A `gaia:<x>` in `model` must
-    be a stage even where the header already named one.
+    be a stage even where the header already named one. `recognise` is asked only where nobody names the stage.
     """
-    known = known_stages(stages)
     in_model = stage_in_model(model)
-    if in_model is not None and in_model not in known:
-        return unknown_model(f"{STAGE_PREFIX}{in_model}", f"Stages are: {', '.join(known)}.")
+    if in_model is not None and not _is_stage(in_model, stages):
+        return unknown_model(f"{STAGE_PREFIX}{in_model}", f"Stages are: {', '.join(known_stages(stages))}.")
     # 1. The header, where it says anything.
     if header is not None and header.strip():
-        return _checked(header.strip(), StageReason.HEADER, "header X-Gaia-Stage", known)
+        return _checked(header.strip(), StageReason.HEADER, "header X-Gaia-Stage", stages)
     # 2. The body's metadata.
     in_metadata = metadata.get("gaia_stage") if isinstance(metadata, dict) else None
     if in_metadata is not None:
-        return _checked(in_metadata, StageReason.METADATA, "metadata.gaia_stage", known)
+        return _checked(in_metadata, StageReason.METADATA, "metadata.gaia_stage", stages)
     # 3. The alias in `model`.
     if in_model is not None:
         return NamedStage(in_model, StageReason.MODEL)
-    # 4. Nothing said so.
+    # 4. What the request looks like.
+    recognised = recognise()
+    if recognised is not None:
+        return NamedStage(recognised.stage, recognised.reason)
+    # 5. Nothing said so.
     return NamedStage(default_stage, StageReason.DEFAULT)
 
 
@@ -76,9 +81,13 @@ def stage_in_model(model: str | None) -> str | None:
     return model.removeprefix(STAGE_PREFIX)
 
 
-def _checked(name: object, reason: StageReason, place: str, known: tuple[str, ...]) -> NamedStage | Rejection:
-    if not isinstance(name, str) or name not in known:
+def _is_stage(name: str, stages: Mapping[str, str]) -> bool:
+    return name in stages or name == BASE_STAGE
+
+
+def _checked(name: object, reason: StageReason, place: str, stages: Mapping[str, str]) -> NamedStage | Rejection:
+    if not isinstance(name, str) or not _is_stage(name, stages):
         shown = name if isinstance(name, str) else repr(name)
-        message = f"Unknown stage `{shown}` in {place}. Stages are: {', '.join(known)}."
+        message = f"Unknown stage `{shown}` in {place}. Stages are: {', '.join(known_stages(stages))}."
         return bad_request(message, param=place, code="unknown_stage")
     return NamedStage(name, reason)

@@ -17,6 +17,7 @@ from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.proxy.app import listen
 from gaiad.proxy.ports import ProxyDeps
+from gaiad.proxy.recognition import Rules
 from gaiad.rollout import ReplyOutcome
 
 ACTIVE = VersionName("json-architect@v1-0a1b2c3d")
@@ -120,6 +121,7 @@ class World:
     offer_failure: Exception | None = None
     store_failure: Exception | None = None
     api_key: str = ""
+    rules: Rules = field(default_factory=Rules)
     url: str = ""
     recorded: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -146,6 +148,7 @@ class World:
             exchange=self._exchange,
             stage_schemas=lambda: self.schemas,
             api_key=self.api_key,
+            rules=self.rules,
         )
 
     def _consent(self, user: str, header: str | None) -> frozenset[str]:

@@ -30,8 +30,8 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.dialect proxy.refusals proxy.rename proxy.reply proxy.routing proxy.said proxy.sse
-        proxy.stages proxy.validity
+        proxy.ask proxy.body proxy.dialect proxy.features proxy.passages proxy.recognition proxy.refusals proxy.rename
+        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sse proxy.stages proxy.validity
     """,
     WORLD: """
         conversations cycles db logs migrations migrations.env migrations.versions notify registry
@@ -39,7 +39,7 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.ports proxy.recorder proxy.relay proxy.upstream
+        proxy.ports proxy.recorder proxy.relay proxy.rulebook proxy.upstream
     """,
     LOOPS: """
         schedule
@@ -52,7 +52,7 @@ LAYERS: dict[int, str] = {
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.main
-        cli.output cli.status cli.train
+        cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train
@@ -277,7 +277,7 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.config"}
+    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.stages"}
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()

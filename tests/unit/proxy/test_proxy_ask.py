@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from gaiad.config import Config, ConsentConfig
 from gaiad.consent import parse_header
 from gaiad.proxy.ask import Ask, read_ask
+from gaiad.proxy.recognition import Rules
 from gaiad.proxy.refusals import Rejection
 
 CONFIG = Config(Path("/s"), Path("/c"))
@@ -17,7 +18,9 @@ NAMED = Config(Path("/s"), Path("/c"), consent=ConsentConfig(anonymous_user="own
 
 
 def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
-    ask = read_ask(raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config)
+    ask = read_ask(
+        raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config, Rules()
+    )
     assert isinstance(ask, Ask), ask
     return ask
 
@@ -38,7 +41,7 @@ def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
     ],
 )
 def test_a_body_that_cannot_be_understood_is_told_why(raw: bytes, text: str) -> None:
-    refusal = read_ask(raw, CIMultiDict(), CONFIG)
+    refusal = read_ask(raw, CIMultiDict(), CONFIG, Rules())
     assert isinstance(refusal, Rejection)
     assert refusal.status == 400
     assert text in refusal.message
@@ -74,7 +77,7 @@ def test_the_conversation_comes_from_the_header_or_the_metadata() -> None:
 
 def test_a_consent_header_sent_twice_cannot_hide_the_one_that_narrows() -> None:
     headers = CIMultiDict([("X-Gaia-Consent", "train"), ("x-gaia-consent", "none")])
-    ask = read_ask(b"{}", headers, CONFIG)
+    ask = read_ask(b"{}", headers, CONFIG, Rules())
     assert isinstance(ask, Ask)
     assert ask.consent is not None
     assert parse_header(ask.consent) is None

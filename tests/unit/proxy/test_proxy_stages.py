@@ -5,12 +5,25 @@ from __future__ import annotations
 import pytest
 
 from gaiad.config import DEFAULT_STAGES
+from gaiad.proxy.recognition import Recognised
 from gaiad.proxy.refusals import Rejection
 from gaiad.proxy.stages import NamedStage, StageReason, name_stage
 
 
-def named(header: str | None = None, metadata: object = None, model: str | None = None) -> NamedStage | Rejection:
-    return name_stage(header=header, metadata=metadata, model=model, stages=DEFAULT_STAGES, default_stage="generation")
+def named(
+    header: str | None = None,
+    metadata: object = None,
+    model: str | None = None,
+    recognised: Recognised | None = None,
+) -> NamedStage | Rejection:
+    return name_stage(
+        header=header,
+        metadata=metadata,
+        model=model,
+        stages=DEFAULT_STAGES,
+        default_stage="generation",
+        recognise=lambda: recognised,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +46,24 @@ def test_the_strongest_name_wins(
     header: str | None, metadata: object, model: str | None, stage: str, reason: StageReason
 ) -> None:
     assert named(header, metadata, model) == NamedStage(stage, reason)
+
+
+def test_what_is_recognised_stands_between_the_alias_and_the_default() -> None:
+    seen = Recognised("reflection", "a_rule", 12.0, ())
+    assert named(recognised=seen) == NamedStage("reflection", "rule:a_rule")
+    assert named(model="gaia:intent", recognised=seen) == NamedStage("intent", "model")
+    assert named(metadata={"gaia_stage": "confidence"}, recognised=seen) == NamedStage("confidence", "metadata")
+    assert named(header="base", recognised=seen) == NamedStage("base", "header")
+
+
+def test_recognition_is_not_asked_where_somebody_names_the_stage() -> None:
+    def never() -> Recognised:
+        raise AssertionError
+
+    named = name_stage(
+        header="intent", metadata=None, model=None, stages=DEFAULT_STAGES, default_stage="base", recognise=never
+    )
+    assert named == NamedStage("intent", "header")
 
 
 @pytest.mark.parametrize(
