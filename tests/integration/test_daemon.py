@@ -264,7 +264,7 @@ async def test_the_proxy_knows_an_engine_only_once_its_adapters_are_in(tmp_path:
     parts: Any = _Daemon(Config(tmp_path, tmp_path / "c.sock"), Notifier(), asyncio.Event())
 
     class Told:
-        pid = 1
+        starts = 1
 
         async def facts(self) -> str:
             return "what it is"
