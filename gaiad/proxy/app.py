@@ -76,7 +76,8 @@ class Proxy:
         handler = handlers.get(method)
         if handler is None:
             return rejected(wrong_method(method, path, handlers), {"Allow": ", ".join(handlers)})
-        return await self._guarded(handler, request)
+        # Inference guards itself: it has an id, and perhaps a stream, to tell of a fault with.
+        return await (handler(request) if handler == self._infer else self._guarded(handler, request))
 
     async def _guarded(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         try:

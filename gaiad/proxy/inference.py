@@ -38,6 +38,7 @@ from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
 from gaiad.proxy.validity import Validity, judge
+from gaiad.proxy.whole import WholeReply
 from gaiad.rollout import ReplyOutcome
 
 _log = structlog.get_logger()
@@ -183,7 +184,7 @@ class Inference:
         headers["Content-Type"] = call.header("content-type") or "application/json"
         if retry_after := call.header("retry-after"):
             headers["Retry-After"] = retry_after
-        return web.Response(status=call.status, body=raw, headers=headers)
+        return WholeReply(status=call.status, headers=headers, body=raw)
 
     def _is_missing(self, status: int, raw: bytes) -> bool:
         """Whether the engine lacks the version that was chosen: started anew, or told to unload it by somebody else."""

@@ -39,7 +39,7 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.ports proxy.recorder proxy.relay proxy.rulebook proxy.upstream
+        proxy.ports proxy.recorder proxy.relay proxy.rulebook proxy.upstream proxy.whole
     """,
     LOOPS: """
         schedule
