@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from posixpath import commonprefix
 from typing import Any, cast
 
@@ -32,6 +33,8 @@ REASON_PREFIX = "rule:"
 _BEGINNING = 6
 # Sums of decimals: a rule that can just reach its threshold is not passed over for the last bit.
 _DUST = 1e-6
+_REMEMBERED = 8192
+"""Longer system texts, in characters, are searched each time."""
 _HINT = "stage_rules.schema.json beside the shipped rules describes every key; mend them all and try again"
 
 
@@ -134,7 +137,7 @@ class Recognised:
         return f"{REASON_PREFIX}{self.rule}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Search:
     """What is looked for first in one writer's texts: a bit a rule. `groups` share a beginning, looked for once."""
 
@@ -212,11 +215,18 @@ class Rules:
         found = 0
         texts = view.texts()
         for search in self._searches:
+            # A program sends the same system text again and again; what people write is not worth remembering.
+            again = search.where == "system"
             for text in texts.of(search.where):
-                found |= search.found_in(text)
+                found |= _found_again(search, text) if again and len(text) <= _REMEMBERED else search.found_in(text)
         for names in view.schemas():
             found |= self._schemas.get(names, 0)
         return found
+
+
+@lru_cache(maxsize=64)
+def _found_again(search: _Search, text: str) -> int:
+    return search.found_in(text)
 
 
 def _grouped(phrases: Mapping[str, int]) -> tuple[tuple[str, tuple[tuple[str, int], ...]], ...]:
