@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import TypedDict
 
 import msgspec
@@ -30,11 +32,26 @@ _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
 _recorded: Callable[[ExchangeRecord], tuple[object, ...]] = operator.attrgetter(*_RECORDED)
-# A row for every request there is: spelt out, it costs a quarter of what composing it anew for each batch does.
-_INSERT_METADATA = (
-    f"INSERT INTO {tables.exchanges.name} ({', '.join(_RECORDED)}, decision)"
-    f" VALUES ({', '.join('?' * (len(_RECORDED) + 1))}) ON CONFLICT DO NOTHING"
-)
+# Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
+# row would stand in the way of every reply that is on its way meanwhile.
+_ROWS_AT_ONCE = 256
+
+
+@lru_cache(maxsize=16)
+def _insert_metadata(rows: int) -> str:
+    row = f"({', '.join('?' * (len(_RECORDED) + 1))})"
+    columns = f"{', '.join(_RECORDED)}, decision"
+    return f"INSERT INTO {tables.exchanges.name} ({columns}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
+
+
+def _statements(rows: Sequence[tuple[object, ...]]) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Statements that write `rows`, in sizes of powers of two, so that few different ones have to be prepared."""
+    at, size = 0, _ROWS_AT_ONCE
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        yield _insert_metadata(size), tuple(chain.from_iterable(rows[at : at + size]))
+        at += size
 
 
 class CorrectedRow(TypedDict):
@@ -117,7 +134,8 @@ class Conversations:
         if not rows:
             return
         async with self._db.write() as connection:
-            await connection.exec_driver_sql(_INSERT_METADATA, rows)
+            for statement, values in _statements(rows):
+                await connection.exec_driver_sql(statement, values)
             if contents:
                 await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
 

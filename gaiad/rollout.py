@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
+
 from gaiad.adapter import VersionName
 
 
@@ -21,8 +23,7 @@ class Fault(StrEnum):
     TRUNCATED = "ended at the token limit"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyOutcome:
+class ReplyOutcome(msgspec.Struct, frozen=True):
     """What the proxy saw of one reply: `version` is None for the base, `schema_ok` None without a schema."""
 
     version: VersionName | None

@@ -6,8 +6,7 @@ is waiting. What the fields mean to the engine is the engine's to judge: a body 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from multidict import MultiMapping
 
 from gaiad.config import Config
@@ -23,8 +22,7 @@ CONVERSATION_HEADER = "X-Gaia-Conversation"
 CONSENT_HEADER = "X-Gaia-Consent"
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """One understood request. `model` is what was asked for, None where nothing was; `is_user`: someone waits."""
 
     fields: Fields
@@ -43,7 +41,7 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rule
     if isinstance(fields, Rejection):
         return fields
     try:
-        model, metadata, user = (value_of(fields, key) for key in ("model", "metadata", "user"))
+        model, metadata, user = value_of(fields, "model"), value_of(fields, "metadata"), value_of(fields, "user")
     except (ValueError, RecursionError):
         return bad_request("`model`, `metadata` or `user` holds a number or a depth that cannot be read.")
     if model is not None and not isinstance(model, str):
@@ -84,4 +82,7 @@ def caller(headers: MultiMapping[str], in_body: object, config: Config) -> str |
 
 def _first(*names: object) -> str | None:
     """The first name that says something; anything but text says nothing."""
-    return next((name.strip() for name in names if isinstance(name, str) and name.strip()), None)
+    for name in names:
+        if isinstance(name, str) and (said := name.strip()):
+            return said
+    return None

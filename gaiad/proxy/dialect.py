@@ -108,7 +108,7 @@ def _guided(fields: Fields) -> list[str]:
 
 def conflicting(fields: Fields) -> Rejection | None:
     """What no engine can honour, whatever its version: two constraints at once."""
-    guided = _guided(fields)
+    guided = [] if GUIDED.keys().isdisjoint(fields) else _guided(fields)
     if not guided:
         return None
     form = value_of(fields, "response_format")

@@ -7,7 +7,6 @@ unforeseen shape goes through `reply.ReplyCopy`. Judges nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -15,8 +14,7 @@ from gaiad.proxy.rename import read_reply
 from gaiad.proxy.reply import ReplyCopy
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """The first choice in short; `whole` where it is known why it ended. Token counts are None where untold."""
 
     text: str = ""

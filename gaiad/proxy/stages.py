@@ -7,8 +7,9 @@ the request, that over the default stage. Which adapter serves a stage is decide
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from gaiad.proxy.recognition import Recognised
 from gaiad.proxy.refusals import Rejection, bad_request, unknown_model
@@ -26,8 +27,7 @@ class StageReason(StrEnum):
     DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class NamedStage:
+class NamedStage(msgspec.Struct, frozen=True):
     """A stage and where its name came from: a `StageReason`, or the rule that recognised it."""
 
     stage: str

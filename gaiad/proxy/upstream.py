@@ -75,7 +75,8 @@ class Call:
 
     def header(self, name: str) -> str:
         """One of the reply's headers, by its lower-case name; empty where there is none."""
-        return self.headers.get(name.encode(), b"").decode("latin-1")
+        found = self.headers.get(name.encode())
+        return "" if found is None else found.decode("latin-1")
 
     async def head(self) -> None:
         """Wait for status and headers.

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import jsonschema
+import msgspec
 
 from gaiad.proxy.reply import ReplyCopy
 from gaiad.proxy.said import Said
 
 
-@dataclass(frozen=True, slots=True)
-class Validity:
+class Validity(msgspec.Struct, frozen=True):
     """`schema_ok` is None where the stage has no schema or the reply calls tools instead of speaking."""
 
     schema_ok: bool | None

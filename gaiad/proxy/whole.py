@@ -57,16 +57,23 @@ class WholeReply(web.StreamResponse):
         await out.drain()
 
     def _head(self, request: web.BaseRequest) -> bytes:
-        lines = [_status_line(self._status, request.version == HttpVersion11)]
-        lines += [f"{name}: {value}" for name, value in self._whole_headers.items()]
-        if any("\n" in line or "\r" in line for line in lines):
+        modern = request.version == HttpVersion11
+        told = "".join([f"{name}: {value}\r\n" for name, value in self._whole_headers.items()])
+        # A line a header, and not one more: whatever a value holds, it begins no header of its own.
+        if told.count("\n") != len(self._whole_headers) or told.count("\r") != len(self._whole_headers):
             raise ValueError("a header of a reply holds a line break")
-        if not self._keep_alive:
-            lines.append("Connection: close")
-        elif request.version != HttpVersion11:
-            lines.append("Connection: keep-alive")
-        lines.append(f"Content-Length: {len(self._whole_body)}\r\nDate: {_date(int(time.time()))}\r\nServer: {_SERVER}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+        connection = _connection(bool(self._keep_alive), modern)
+        length = len(self._whole_body)
+        return (
+            f"{_status_line(self._status, modern)}{told}{connection}Content-Length: {length}\r\n"
+            f"Date: {_date(int(time.time()))}\r\nServer: {_SERVER}\r\n\r\n"
+        ).encode("utf-8", "surrogateescape")
+
+
+def _connection(keep_alive: bool, modern: bool) -> str:
+    if keep_alive:
+        return "" if modern else "Connection: keep-alive\r\n"
+    return "Connection: close\r\n" if modern else ""
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +82,7 @@ def _status_line(status: int, modern: bool) -> str:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return f"HTTP/1.{int(modern)} {status} {phrase}"
+    return f"HTTP/1.{int(modern)} {status} {phrase}\r\n"
 
 
 @lru_cache(maxsize=1)
