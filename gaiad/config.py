@@ -39,6 +39,28 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """`[proxy.limits]`: how much one request or one user may ask for, and what is refused unless switched on."""
+
+    max_tokens: int = 262144
+    max_n: int = 128
+    max_messages: int = 4096
+    max_schema_bytes: int = 131072
+    max_tools_bytes: int = 1048576
+    max_schema_depth: int = 64
+    body_timeout_s: float = 60.0
+    streams_per_user: int = 0
+    allow_media_urls: bool = False
+    allow_media_kwargs: bool = False
+    allow_prompt_embeds: bool = False
+    allow_chat_template: bool = False
+    allow_cache_salt: bool = False
+    allow_transfer_params: bool = False
+    allow_engine_extras: bool = False
+    allow_server_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """`[proxy]`: the door that clients talk to."""
 
@@ -51,6 +73,7 @@ class ProxyConfig:
     upstream_timeout_s: float = 600.0
     stream_errors: Literal["event", "close"] = "close"
     exchange_routes: bool = False
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +190,7 @@ _SECTIONS: Mapping[str, type] = {
 _TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}
 _NOT_NEGATIVE = {
     "proxy": ("max_held",),
+    "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
     "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
     "store": ("metadata_days",),
@@ -218,6 +242,9 @@ def _section(name: str, kind: type, given: object, problems: list[str]) -> typin
             problems.append(f"unknown key {name}.{key} (known: {known})")
             continue
         wanted = hints[key]
+        if dataclasses.is_dataclass(wanted):
+            values[key] = _section(f"{name}.{key}", typing.cast(type, wanted), value, problems)
+            continue
         converted = _converted(value, wanted)
         if converted is None:
             problems.append(f"{name}.{key} = {value!r} must be {_described(wanted)}")
@@ -273,6 +300,8 @@ def _check_ranges(sections: Mapping[str, object], problems: list[str]) -> None:
     for name, section in sections.items():
         for entry in dataclasses.fields(typing.cast(typing.Any, section)):
             value = getattr(section, entry.name)
+            if dataclasses.is_dataclass(value):
+                _check_ranges({f"{name}.{entry.name}": value}, problems)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if isinstance(value, float) and not math.isfinite(value):

@@ -12,6 +12,7 @@ from multidict import MultiMapping
 
 from gaiad.config import Config
 from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
+from gaiad.proxy.limits import over_limits
 from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.stages import NamedStage, name_stage
 from gaiad.user import user_name
@@ -41,6 +42,9 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
     fields = read_fields(raw)
     if isinstance(fields, Rejection):
         return fields
+    over = over_limits(fields, config.proxy.limits)
+    if over is not None:
+        return over
     try:
         model, metadata, user = (value_of(fields, key) for key in ("model", "metadata", "user"))
     except (ValueError, RecursionError):
