@@ -34,6 +34,7 @@ from gaiad.proxy.refusals import (
     unknown_path,
     wrong_method,
 )
+from gaiad.proxy.server import Server
 from gaiad.proxy.upstream import Upstream
 
 _log = structlog.get_logger()
@@ -113,7 +114,7 @@ class Proxy:
         return web.json_response(health, status=503 if health.get("status") == "down" else 200)
 
     async def _feedback(self, request: web.BaseRequest) -> web.StreamResponse:
-        raw = await read_body(request, self._deps.config.proxy.max_body_bytes)
+        raw = await read_body(request, self._deps.config.proxy)
         body = raw if isinstance(raw, Rejection) else read_object(raw)
         if isinstance(body, Rejection):
             return rejected(body)
@@ -185,14 +186,8 @@ async def listen(deps: ProxyDeps, host: str, port: int) -> Door:
     Raises:
         ConfigError: when the address cannot be had.
     """
-    proxy, loop = Proxy(deps), asyncio.get_running_loop()
-    limit = deps.config.proxy.max_body_bytes
-
-    def made(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:  # noqa: ANN401
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
-
-    # A bare server: an application's router and middleware would cost a fifth more, and there is nothing to route.
-    server = web.Server(proxy.dispatch, request_factory=made, handler_cancellation=True, access_log=None)
+    proxy = Proxy(deps)
+    server = Server(proxy.dispatch, deps.config.proxy.max_body_bytes)
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:

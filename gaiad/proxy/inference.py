@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from gaiad.adapter import RegistrySnapshot
+from gaiad.config import ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.proxy.ask import Ask, read_ask
@@ -31,6 +32,7 @@ from gaiad.proxy.refusals import (
     engine_timeout,
     not_now,
     too_large,
+    too_slow,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, renamed_reply
@@ -75,7 +77,7 @@ class Inference:
 
     async def run(self) -> web.StreamResponse:
         """Answer the request; only a client that went away gets nothing."""
-        raw = await read_body(self._request, self._deps.config.proxy.max_body_bytes)
+        raw = await read_body(self._request, self._deps.config.proxy)
         ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, self._deps.config)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
@@ -348,7 +350,10 @@ def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web
     headers = dict(headers or {})
     if rejection.retry_after_s is not None:
         headers["Retry-After"] = str(rejection.retry_after_s)
-    return web.json_response(rejection.body(), status=rejection.status, headers=headers)
+    response = web.json_response(rejection.body(), status=rejection.status, headers=headers)
+    if rejection.closes:
+        response.force_close()
+    return response
 
 
 def _chance() -> str:
@@ -360,8 +365,9 @@ def _chance() -> str:
     return taken
 
 
-async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejection:
+async def read_body(request: web.BaseRequest, proxy: ProxyConfig) -> bytes | Rejection:
     """Read a request's body, or say why it cannot be had."""
+    limit_bytes, limit_s = proxy.max_body_bytes, proxy.limits.body_timeout_s
     if request.content_length is not None and request.content_length > limit_bytes:
         return too_large(limit_bytes)
     content = request.content
@@ -370,7 +376,10 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejec
         if content.is_eof() and content.exception() is None:
             raw = content.read_nowait(-1)
             return raw if len(raw) <= limit_bytes else too_large(limit_bytes)
-        return await request.read()
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError:
+        return too_slow(limit_s)
     except web.HTTPRequestEntityTooLarge:
         return too_large(limit_bytes)
     except web.RequestPayloadError:

@@ -46,7 +46,7 @@ LAYERS: dict[int, str] = {
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
-        proxy.app proxy.inference
+        proxy.app proxy.inference proxy.server
     """,
     COMPOSE: """
         daemon __main__
