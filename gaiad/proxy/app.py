@@ -35,6 +35,7 @@ from gaiad.proxy.refusals import (
     wrong_method,
 )
 from gaiad.proxy.server import Server
+from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import Upstream
 
 _log = structlog.get_logger()
@@ -47,12 +48,13 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Proxy:
-    """The handlers, and what they share: the engine's connections."""
+    """The handlers, and what they share: the engine's connections, and the count of what runs for whom."""
 
     def __init__(self, deps: ProxyDeps) -> None:
         config = deps.config
         self._deps = deps
         self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
+        self.turns = Turns(config.proxy.limits.streams_per_user)
         self._created = int(time.time())
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._infer},
@@ -91,7 +93,7 @@ class Proxy:
             return rejected(internal_failure(reference))
 
     async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, request)
+        inference = Inference(self._deps, self._upstream, self.turns, request)
         try:
             return await inference.run()
         except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream

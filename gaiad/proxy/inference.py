@@ -32,12 +32,14 @@ from gaiad.proxy.refusals import (
     engine_timeout,
     not_now,
     too_large,
+    too_many_at_once,
     too_slow,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, renamed_reply
 from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
+from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
 from gaiad.proxy.validity import Validity, judge
 from gaiad.rollout import ReplyOutcome
@@ -55,12 +57,13 @@ _pool = bytearray()
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.BaseRequest) -> None:
+    def __init__(self, deps: ProxyDeps, upstream: Upstream, turns: Turns, request: web.BaseRequest) -> None:
         self._arrived_wall = time.time()
         # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
         self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{_chance()}"
         self._deps = deps
         self._upstream = upstream
+        self._turns = turns
         self._request = request
         self._arrived = time.monotonic()
         self._purposes = _NOBODY
@@ -83,14 +86,17 @@ class Inference:
             return self._reject(ask, None)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
         self._purposes = self._allowed(ask)
+        has_turn = self._turns.take(ask.user)
         try:
-            early = self._early_rejection(ask)
+            early = self._early_rejection(ask) if has_turn else too_many_at_once(self._turns.limit)
             return await self._answer(ask) if early is None else self._reject(early, ask)
         except Exception:
             if not self._has_begun():
                 self._status = FAULT_STATUS
             raise
         finally:
+            if has_turn:
+                self._turns.give_back(ask.user)
             self._leave_record(ask)
 
     def cut(self) -> web.StreamResponse | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 RETRY_AFTER_S = 5
+BUSY_RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,12 @@ def too_slow(limit_s: float) -> Rejection:
     """408 for a body that did not come in time."""
     message = f"The request body was not here within {limit_s:g} s (proxy.limits.body_timeout_s)."
     return Rejection(408, message, code="request_timeout", closes=True)
+
+
+def too_many_at_once(limit: int) -> Rejection:
+    """429 for one request more than a user may have under way."""
+    message = f"This user has {limit} requests under way, as many as may be. Wait for one to end."
+    return Rejection(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after_s=BUSY_RETRY_AFTER_S)
 
 
 def not_now(reason: str, hint: str = "") -> Rejection:

@@ -31,7 +31,7 @@ LAYERS: dict[int, str] = {
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
         proxy.ask proxy.body proxy.dialect proxy.limits proxy.refusals proxy.rename proxy.reply proxy.routing proxy.said
-        proxy.sse proxy.stages proxy.validity
+        proxy.sse proxy.stages proxy.turns proxy.validity
     """,
     WORLD: """
         conversations cycles db logs migrations migrations.env migrations.versions notify registry
