@@ -127,6 +127,13 @@ class ConsentConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """`[keys]`: where the API keys are written down; `file` is relative to `state_dir`, empty for no keys at all."""
+
+    file: str = "keys.json"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreConfig:
     """`[store]`: where exchanges are kept; `url` is empty for SQLite inside `state_dir`."""
 
@@ -153,6 +160,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     consent: ConsentConfig = field(default_factory=ConsentConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     log: LogConfig = field(default_factory=LogConfig)
     stages: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_STAGES))
@@ -173,6 +181,11 @@ class Config:
         return self.state_dir / "runs"
 
     @property
+    def keys_file(self) -> Path | None:
+        """Where the API keys are written down; None where there are none to be."""
+        return self.state_dir / self.keys.file if self.keys.file else None
+
+    @property
     def listen_address(self) -> tuple[str, int]:
         """Host and port of the proxy."""
         host, _, port = self.proxy.listen.rpartition(":")
@@ -184,6 +197,7 @@ _SECTIONS: Mapping[str, type] = {
     "engine": EngineConfig,
     "learning": LearningConfig,
     "consent": ConsentConfig,
+    "keys": KeysConfig,
     "store": StoreConfig,
     "log": LogConfig,
 }
@@ -329,6 +343,8 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
             problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
     if learning.guard_max_failures > learning.guard_window:
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
+    if "\0" in sections["keys"].file:
+        problems.append(f"keys.file = {sections['keys'].file!r} must be a path")
     anonymous = sections["consent"].anonymous_user
     if anonymous.strip() and user_name(anonymous) is None:
         problems.append(f"consent.anonymous_user = {anonymous!r} must be text of at most {MAX_USER_CHARS} characters")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gaiad.cli.command import Context, Subcommands, add, add_group
-from gaiad.config import parse_config
+from gaiad.config import Config, parse_config
 from gaiad.errors import ConfigError
 
 
@@ -22,16 +22,29 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace, context: Context) -> int:
     path = Path(args.file)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}", hint="save it as UTF-8") from error
-    config = parse_config(text, relative_to=path.absolute().parent)
+    config = read_settings(path)
     plain = json.loads(json.dumps(asdict(config), default=str))
     summary = (
         f"{path} is valid: proxy at {config.proxy.listen}, {config.engine.mode} engine at {config.engine.url}, "
         f"learning {'on' if config.learning.enabled else 'off'}, state in {config.state_dir}"
     )
     return context.terminal.show(plain, summary)
+
+
+def read_settings(path: Path) -> Config:
+    """Read and parse a settings file; relative paths in it count from its folder."""
+    return parse_config(read_text(path), relative_to=path.absolute().parent)
+
+
+def read_text(path: Path) -> str:
+    """Read a file that a person named.
+
+    Raises:
+        ConfigError: it cannot be read as text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}", hint="save it as UTF-8") from error

@@ -22,7 +22,8 @@ from gaiad.errors import ConfigError, GaiadError
 from gaiad.exchange import verdict_word
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
-from gaiad.proxy.inference import Inference, read_body, rejected
+from gaiad.proxy.credentials import key_of
+from gaiad.proxy.inference import KEY, Inference, read_body, rejected
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
@@ -71,6 +72,10 @@ class Proxy:
     async def dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """Find the handler of a path and method; every other answer is a refusal in OpenAI's shape."""
         path, method = request.path, request.method
+        key = key_of(path, request.headers, self._deps.keys())
+        if isinstance(key, Rejection):
+            return rejected(key, {"WWW-Authenticate": "Bearer"})
+        request[KEY] = key
         handlers = self._routes.get(path)
         if handlers is None and self._deps.config.proxy.exchange_routes and path.startswith(EXCHANGES):
             handlers = {"GET": self._exchange}
@@ -127,7 +132,7 @@ class Proxy:
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # Whoever says who they are may judge their own replies only; another's does not exist for them.
-        named = named_caller(request.headers, body.get("user"))
+        named = named_caller(request.headers, body.get("user"), request[KEY])
         if kept is None or (named is not None and kept["user"] not in (None, named)):
             return rejected(unknown_exchange(request_id))
         refusal = await self._deps.feedback(request_id, verdict, correction)
@@ -140,7 +145,7 @@ class Proxy:
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # What is kept of a person is for them alone; what is kept of nobody holds nothing that was said.
-        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config)):
+        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config, request[KEY])):
             return rejected(unknown_exchange(request_id))
         return web.json_response(dict(kept))
 

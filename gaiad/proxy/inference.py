@@ -21,8 +21,10 @@ from gaiad.adapter import RegistrySnapshot
 from gaiad.config import ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
+from gaiad.keys import Key
 from gaiad.proxy.ask import Ask, read_ask
 from gaiad.proxy.body import decoded
+from gaiad.proxy.credentials import reachable
 from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
@@ -49,6 +51,8 @@ _log = structlog.get_logger()
 RECONNECT_PAUSE_S = 0.2
 CLIENT_GONE_STATUS = 499
 FAULT_STATUS = 500
+KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
+"""Under which a request carries its API key."""
 _NOBODY: frozenset[str] = frozenset()
 _CHANCE_BYTES = 10
 _pool = bytearray()
@@ -81,7 +85,11 @@ class Inference:
     async def run(self) -> web.StreamResponse:
         """Answer the request; only a client that went away gets nothing."""
         raw = await read_body(self._request, self._deps.config.proxy)
-        ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, self._deps.config)
+        ask = (
+            raw
+            if isinstance(raw, Rejection)
+            else read_ask(raw, self._request.headers, self._deps.config, self._request[KEY])
+        )
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
@@ -264,7 +272,8 @@ class Inference:
         if ask.user is None:
             return _NOBODY
         try:
-            return self._deps.consent(ask.user, ask.consent)
+            allowed = self._deps.consent(ask.user, ask.consent)
+            return allowed if ask.key is None else ask.key.narrowed(allowed)
         except Exception as error:  # noqa: BLE001 - without a decision nothing may be kept, and the reply goes its way
             _log.error("consent_not_decided", request_id=self.request_id, error=type(error).__name__)
             return _NOBODY
@@ -309,7 +318,7 @@ class Inference:
         # Snapshots are replaced, never altered: as long as it is the same one, so is the way.
         if self._routed is not None and self._routed[0] is snapshot and self._routed[1] == served_name:
             return self._routed[2]
-        found = route(
+        found: Serve | Rejection = route(
             model=ask.model,
             stage=ask.stage.stage,
             stages=config.stages,
@@ -317,6 +326,7 @@ class Inference:
             served_name=served_name,
             snapshot=snapshot,
         )
+        found = reachable(ask.key, found, config.stages)
         self._routed = (snapshot, served_name, found)
         return found
 

@@ -13,6 +13,7 @@ from gaiad.adapter import RegistrySnapshot, VersionName
 from gaiad.config import Config
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
+from gaiad.keys import Keyring
 from gaiad.rollout import ReplyOutcome
 
 
@@ -59,7 +60,8 @@ class ProxyDeps:
     `facts` is None until the engine was asked. `consent` says what an exchange of a user may be kept for now, under a
     consent header; it is asked twice a request, so it answers from memory. `stage_schemas` maps a stage to the JSON
     schema of its replies. `flush` returns once what was offered is durable. `exchange` gives one kept exchange, its
-    `user` included; whose eyes it is for is the proxy's to check.
+    `user` included; whose eyes it is for is the proxy's to check. `keys` is None where no key is wanted; it is asked on
+    each request.
     """
 
     config: Config
@@ -75,3 +77,4 @@ class ProxyDeps:
     exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     api_key: str = ""
+    keys: Callable[[], Keyring | None] = lambda: None

@@ -22,7 +22,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange user learner.protocol
+        errors config curriculum adapter exchange keys user learner.protocol
     """,
     PURE: """
         consent idle report rollout
@@ -30,11 +30,11 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.dialect proxy.limits proxy.refusals proxy.rename proxy.reply proxy.routing proxy.said
-        proxy.sse proxy.stages proxy.turns proxy.validity
+        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.limits proxy.refusals proxy.rename proxy.reply
+        proxy.routing proxy.said proxy.sse proxy.stages proxy.turns proxy.validity
     """,
     WORLD: """
-        conversations cycles db logs migrations migrations.env migrations.versions notify registry
+        conversations cycles db keyfile logs migrations migrations.env migrations.versions notify registry
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -50,8 +50,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.main
-        cli.output cli.status cli.train
+        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.keys
+        cli.main cli.output cli.status cli.train
     """,
     CHILD: """
         learner.child learner.train
@@ -276,7 +276,7 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.config"}
+    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.keys"}
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()

@@ -18,7 +18,7 @@ from gaiad.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("/etc/gaiad")
 MINIMAL = '[engine]\nbase_model = "/srv/base"\n'
-SECTIONS = ("proxy", "proxy.limits", "engine", "learning", "consent", "store", "log")
+SECTIONS = ("proxy", "proxy.limits", "engine", "learning", "consent", "keys", "store", "log")
 
 
 def parse(text: str) -> Config:
@@ -91,6 +91,8 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ("[learning]\nguard_window = 3\nguard_max_failures = 4", "learning.guard_max_failures", "guard_window"),
         ('[learning]\nenabled = "yes"', "learning.enabled", "'yes'"),
         ("[consent]\nanonymous_user = 1", "consent.anonymous_user", "1"),
+        ("[keys]\nfile = 5", "keys.file", "5"),
+        ('[keys]\nfile = "a\\u0000b"', "keys.file", "path"),
         ("[store]\nqueue_size = 0", "store.queue_size", "0"),
         ('[log]\nlevel = "trace"', "log.level", "'trace'"),
         ('[stages]\nbase = "gaia-voice"', "stages.base", "cannot be set"),

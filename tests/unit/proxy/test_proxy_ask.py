@@ -17,7 +17,7 @@ NAMED = Config(Path("/s"), Path("/c"), consent=ConsentConfig(anonymous_user="own
 
 
 def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
-    ask = read_ask(raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config)
+    ask = read_ask(raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config, None)
     assert isinstance(ask, Ask), ask
     return ask
 
@@ -38,7 +38,7 @@ def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
     ],
 )
 def test_a_body_that_cannot_be_understood_is_told_why(raw: bytes, text: str) -> None:
-    refusal = read_ask(raw, CIMultiDict(), CONFIG)
+    refusal = read_ask(raw, CIMultiDict(), CONFIG, None)
     assert isinstance(refusal, Rejection)
     assert refusal.status == 400
     assert text in refusal.message
@@ -74,7 +74,7 @@ def test_the_conversation_comes_from_the_header_or_the_metadata() -> None:
 
 def test_a_consent_header_sent_twice_cannot_hide_the_one_that_narrows() -> None:
     headers = CIMultiDict([("X-Gaia-Consent", "train"), ("x-gaia-consent", "none")])
-    ask = read_ask(b"{}", headers, CONFIG)
+    ask = read_ask(b"{}", headers, CONFIG, None)
     assert isinstance(ask, Ask)
     assert ask.consent is not None
     assert parse_header(ask.consent) is None
