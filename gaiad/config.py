@@ -39,6 +39,28 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """`[proxy.limits]`: how much one request or one user may ask for, and what is refused unless switched on."""
+
+    max_tokens: int = 262144
+    max_n: int = 128
+    max_messages: int = 4096
+    max_schema_bytes: int = 131072
+    max_tools_bytes: int = 1048576
+    max_schema_depth: int = 64
+    body_timeout_s: float = 60.0
+    streams_per_user: int = 0
+    allow_media_urls: bool = False
+    allow_media_kwargs: bool = False
+    allow_prompt_embeds: bool = False
+    allow_chat_template: bool = False
+    allow_cache_salt: bool = False
+    allow_transfer_params: bool = False
+    allow_engine_extras: bool = False
+    allow_server_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """`[proxy]`: the door that clients talk to."""
 
@@ -52,6 +74,7 @@ class ProxyConfig:
     upstream_timeout_s: float = 600.0
     stream_errors: Literal["event", "close"] = "close"
     exchange_routes: bool = False
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,13 @@ class ConsentConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """`[keys]`: where the API keys are written down; `file` is relative to `state_dir`, empty for no keys at all."""
+
+    file: str = "keys.json"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreConfig:
     """`[store]`: where exchanges are kept; `url` is empty for SQLite inside `state_dir`."""
 
@@ -132,6 +162,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     consent: ConsentConfig = field(default_factory=ConsentConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     log: LogConfig = field(default_factory=LogConfig)
     stages: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_STAGES))
@@ -152,6 +183,11 @@ class Config:
         return self.state_dir / "runs"
 
     @property
+    def keys_file(self) -> Path | None:
+        """Where the API keys are written down; None where there are none to be."""
+        return self.state_dir / self.keys.file if self.keys.file else None
+
+    @property
     def listen_address(self) -> tuple[str, int]:
         """Host and port of the proxy."""
         host, _, port = self.proxy.listen.rpartition(":")
@@ -163,12 +199,14 @@ _SECTIONS: Mapping[str, type] = {
     "engine": EngineConfig,
     "learning": LearningConfig,
     "consent": ConsentConfig,
+    "keys": KeysConfig,
     "store": StoreConfig,
     "log": LogConfig,
 }
 _TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}
 _NOT_NEGATIVE = {
     "proxy": ("max_held",),
+    "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
     "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
     "store": ("metadata_days",),
@@ -220,6 +258,9 @@ def _section(name: str, kind: type, given: object, problems: list[str]) -> typin
             problems.append(f"unknown key {name}.{key} (known: {known})")
             continue
         wanted = hints[key]
+        if dataclasses.is_dataclass(wanted):
+            values[key] = _section(f"{name}.{key}", typing.cast(type, wanted), value, problems)
+            continue
         converted = _converted(value, wanted)
         if converted is None:
             problems.append(f"{name}.{key} = {value!r} must be {_described(wanted)}")
@@ -275,6 +316,8 @@ def _check_ranges(sections: Mapping[str, object], problems: list[str]) -> None:
     for name, section in sections.items():
         for entry in dataclasses.fields(typing.cast(typing.Any, section)):
             value = getattr(section, entry.name)
+            if dataclasses.is_dataclass(value):
+                _check_ranges({f"{name}.{entry.name}": value}, problems)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if isinstance(value, float) and not math.isfinite(value):
@@ -302,6 +345,8 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
             problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
     if learning.guard_max_failures > learning.guard_window:
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
+    if "\0" in sections["keys"].file:
+        problems.append(f"keys.file = {sections['keys'].file!r} must be a path")
     anonymous = sections["consent"].anonymous_user
     if anonymous.strip() and user_name(anonymous) is None:
         problems.append(f"consent.anonymous_user = {anonymous!r} must be text of at most {MAX_USER_CHARS} characters")

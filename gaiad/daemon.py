@@ -32,6 +32,7 @@ from gaiad.db import Database, lock_state_dir
 from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
+from gaiad.keyfile import WatchedKeys
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.sources import catalogue
 from gaiad.notify import Notifier
@@ -133,6 +134,7 @@ class _Daemon:
 
     def _build(self, curricula: list[Curriculum]) -> None:
         config = self.config
+        self.keys = WatchedKeys(config.keys_file) if config.keys_file else None
         named = {AdapterName(name) for name in config.stages.values() if name}
         self.registry.know_adapters(named | {curriculum.adapter for curriculum in curricula})
         max_rank = config.engine.max_lora_rank or lora_rank_slot(max((c.lora.rank for c in curricula), default=16))
@@ -187,6 +189,7 @@ class _Daemon:
             stage_schemas=lambda: schemas,
             api_key=self.engine.api_key,
             rules=self.rules,
+            keys=self.keys.current if self.keys else lambda: None,
         )
 
     def _commands(self) -> DaemonCommands:

@@ -152,7 +152,7 @@ def _told(asked: _Asked, config: Config, rules: Rules) -> _Told:
     from gaiad.proxy.ask import Ask, read_ask
     from gaiad.proxy.body import raw_fields
 
-    ask = read_ask(json.dumps(asked.body).encode(), CIMultiDict(), config, rules)
+    ask = read_ask(json.dumps(asked.body).encode(), CIMultiDict(), config, rules, None)
     scores = rules.explain(raw_fields(asked.body)) if isinstance(asked.body, dict) else []
     if isinstance(ask, Ask):
         return _Told(asked, ask.stage.stage, ask.stage.reason, scores)

@@ -22,7 +22,8 @@ from gaiad.errors import ConfigError, GaiadError
 from gaiad.exchange import verdict_word
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
-from gaiad.proxy.inference import Inference, read_body, rejected
+from gaiad.proxy.credentials import key_of
+from gaiad.proxy.inference import KEY, Inference, read_body, rejected
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
@@ -34,6 +35,8 @@ from gaiad.proxy.refusals import (
     unknown_path,
     wrong_method,
 )
+from gaiad.proxy.server import Server
+from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import Upstream
 
 _log = structlog.get_logger()
@@ -46,12 +49,13 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class Proxy:
-    """The handlers, and what they share: the engine's connections."""
+    """The handlers, and what they share: the engine's connections, and the count of what runs for whom."""
 
     def __init__(self, deps: ProxyDeps) -> None:
         config = deps.config
         self._deps = deps
         self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
+        self.turns = Turns(config.proxy.limits.streams_per_user)
         self._created = int(time.time())
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._infer},
@@ -68,6 +72,10 @@ class Proxy:
     async def dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """Find the handler of a path and method; every other answer is a refusal in OpenAI's shape."""
         path, method = request.path, request.method
+        key = key_of(path, request.headers, self._deps.keys())
+        if isinstance(key, Rejection):
+            return rejected(key, {"WWW-Authenticate": "Bearer"})
+        request[KEY] = key
         handlers = self._routes.get(path)
         if handlers is None and self._deps.config.proxy.exchange_routes and path.startswith(EXCHANGES):
             handlers = {"GET": self._exchange}
@@ -91,7 +99,7 @@ class Proxy:
             return rejected(internal_failure(reference))
 
     async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, request)
+        inference = Inference(self._deps, self._upstream, self.turns, request)
         try:
             return await inference.run()
         except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
@@ -114,7 +122,7 @@ class Proxy:
         return web.json_response(health, status=503 if health.get("status") == "down" else 200)
 
     async def _feedback(self, request: web.BaseRequest) -> web.StreamResponse:
-        raw = await read_body(request, self._deps.config.proxy.max_body_bytes)
+        raw = await read_body(request, self._deps.config.proxy)
         body = raw if isinstance(raw, Rejection) else read_object(raw)
         if isinstance(body, Rejection):
             return rejected(body)
@@ -125,7 +133,7 @@ class Proxy:
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # Whoever says who they are may judge their own replies only; another's does not exist for them.
-        named = named_caller(request.headers, body.get("user"))
+        named = named_caller(request.headers, body.get("user"), request[KEY])
         if kept is None or (named is not None and kept["user"] not in (None, named)):
             return rejected(unknown_exchange(request_id))
         refusal = await self._deps.feedback(request_id, verdict, correction)
@@ -138,7 +146,7 @@ class Proxy:
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # What is kept of a person is for them alone; what is kept of nobody holds nothing that was said.
-        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config)):
+        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config, request[KEY])):
             return rejected(unknown_exchange(request_id))
         return web.json_response(dict(kept))
 
@@ -186,14 +194,8 @@ async def listen(deps: ProxyDeps, host: str, port: int) -> Door:
     Raises:
         ConfigError: when the address cannot be had.
     """
-    proxy, loop = Proxy(deps), asyncio.get_running_loop()
-    limit = deps.config.proxy.max_body_bytes
-
-    def made(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:  # noqa: ANN401
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
-
-    # A bare server: an application's router and middleware would cost a fifth more, and there is nothing to route.
-    server = web.Server(proxy.dispatch, request_factory=made, handler_cancellation=True, access_log=None)
+    proxy = Proxy(deps)
+    server = Server(proxy.dispatch, deps.config.proxy.max_body_bytes)
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:

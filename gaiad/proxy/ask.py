@@ -10,7 +10,10 @@ import msgspec
 from multidict import MultiMapping
 
 from gaiad.config import Config
+from gaiad.keys import Key
 from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
+from gaiad.proxy.credentials import closed_stage
+from gaiad.proxy.limits import over_limits
 from gaiad.proxy.recognition import Rules
 from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.stages import NamedStage, name_stage
@@ -33,13 +36,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     conversation: str | None
     consent: str | None
+    key: Key | None
 
 
-def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules) -> Ask | Rejection:
+def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules, key: Key | None) -> Ask | Rejection:
     """Understand a request to an inference path, or say what is wrong with it; `rules` name a stage nobody named."""
     fields = read_fields(raw)
     if isinstance(fields, Rejection):
         return fields
+    over = over_limits(fields, config.proxy.limits)
+    if over is not None:
+        return over
     try:
         model, metadata, user = value_of(fields, "model"), value_of(fields, "metadata"), value_of(fields, "user")
     except (ValueError, RecursionError):
@@ -56,6 +63,9 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rule
     )
     if isinstance(stage, Rejection):
         return stage
+    closed = closed_stage(key, stage.stage)
+    if closed is not None:
+        return closed
     in_metadata = metadata.get("gaia_conversation") if isinstance(metadata, dict) else None
     return Ask(
         fields=fields,
@@ -63,21 +73,24 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rule
         stream="stream" in fields and bytes(fields["stream"]) == b"true",
         stage=stage,
         is_user=stage.stage not in config.learning.background_stages,
-        user=caller(headers, user, config),
+        user=caller(headers, user, config, key),
         conversation=_first(headers.get(CONVERSATION_HEADER), in_metadata),
         # Sent twice it is one list, so that no copy of it can hide another that narrows.
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
+        key=key,
     )
 
 
-def named_caller(headers: MultiMapping[str], in_body: object = None) -> str | None:
-    """Who the caller says it is, usable as a name or not; None where it says nothing."""
+def named_caller(headers: MultiMapping[str], in_body: object, key: Key | None) -> str | None:
+    """Who the caller says it is, usable as a name or not; None where it says nothing. A key's name needs no saying."""
+    if key is not None:
+        return key.name
     return _first(headers.get(USER_HEADER), in_body)
 
 
-def caller(headers: MultiMapping[str], in_body: object, config: Config) -> str | None:
-    """Who asks: header, then body, then `[consent] anonymous_user`; a name that cannot be used is nobody's."""
-    return user_name(named_caller(headers, in_body) or config.consent.anonymous_user)
+def caller(headers: MultiMapping[str], in_body: object, config: Config, key: Key | None) -> str | None:
+    """Who asks: key, header, body, then `[consent] anonymous_user`; a name that cannot be used is nobody's."""
+    return user_name(named_caller(headers, in_body, key) or config.consent.anonymous_user)
 
 
 def _first(*names: object) -> str | None:

@@ -18,10 +18,13 @@ import structlog
 from aiohttp import web
 
 from gaiad.adapter import RegistrySnapshot
+from gaiad.config import ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
+from gaiad.keys import Key
 from gaiad.proxy.ask import Ask, read_ask
 from gaiad.proxy.body import decoded
+from gaiad.proxy.credentials import reachable
 from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
@@ -31,11 +34,14 @@ from gaiad.proxy.refusals import (
     engine_timeout,
     not_now,
     too_large,
+    too_many_at_once,
+    too_slow,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, renamed_reply
 from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
+from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
 from gaiad.proxy.validity import Validity, judge
 from gaiad.proxy.whole import WholeReply
@@ -46,6 +52,8 @@ _log = structlog.get_logger()
 RECONNECT_PAUSE_S = 0.2
 CLIENT_GONE_STATUS = 499
 FAULT_STATUS = 500
+KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
+"""Under which a request carries its API key."""
 _NOBODY: frozenset[str] = frozenset()
 _CHANCE_BYTES = 10
 _pool = bytearray()
@@ -54,12 +62,13 @@ _pool = bytearray()
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(self, deps: ProxyDeps, upstream: Upstream, request: web.BaseRequest) -> None:
+    def __init__(self, deps: ProxyDeps, upstream: Upstream, turns: Turns, request: web.BaseRequest) -> None:
         self._arrived_wall = time.time()
         # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
         self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{_chance()}"
         self._deps = deps
         self._upstream = upstream
+        self._turns = turns
         self._request = request
         self._arrived = time.monotonic()
         self._purposes = _NOBODY
@@ -76,21 +85,26 @@ class Inference:
 
     async def run(self) -> web.StreamResponse:
         """Answer the request; only a client that went away gets nothing."""
-        raw = await read_body(self._request, self._deps.config.proxy.max_body_bytes)
-        deps = self._deps
-        ask = raw if isinstance(raw, Rejection) else read_ask(raw, self._request.headers, deps.config, deps.rules)
+        deps, request = self._deps, self._request
+        raw = await read_body(request, deps.config.proxy)
+        ask = (
+            raw if isinstance(raw, Rejection) else read_ask(raw, request.headers, deps.config, deps.rules, request[KEY])
+        )
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
         self._purposes = self._allowed(ask)
+        has_turn = self._turns.take(ask.user)
         try:
-            early = self._early_rejection(ask)
+            early = self._early_rejection(ask) if has_turn else too_many_at_once(self._turns.limit)
             return await self._answer(ask) if early is None else self._reject(early, ask)
         except Exception:
             if not self._has_begun():
                 self._status = FAULT_STATUS
             raise
         finally:
+            if has_turn:
+                self._turns.give_back(ask.user)
             self._leave_record(ask)
 
     def cut(self) -> web.StreamResponse | None:
@@ -258,7 +272,8 @@ class Inference:
         if ask.user is None:
             return _NOBODY
         try:
-            return self._deps.consent(ask.user, ask.consent)
+            allowed = self._deps.consent(ask.user, ask.consent)
+            return allowed if ask.key is None else ask.key.narrowed(allowed)
         except Exception as error:  # noqa: BLE001 - without a decision nothing may be kept, and the reply goes its way
             _log.error("consent_not_decided", request_id=self.request_id, error=type(error).__name__)
             return _NOBODY
@@ -303,7 +318,7 @@ class Inference:
         # Snapshots are replaced, never altered: as long as it is the same one, so is the way.
         if self._routed is not None and self._routed[0] is snapshot and self._routed[1] == served_name:
             return self._routed[2]
-        found = route(
+        found: Serve | Rejection = route(
             model=ask.model,
             stage=ask.stage.stage,
             stages=config.stages,
@@ -311,6 +326,7 @@ class Inference:
             served_name=served_name,
             snapshot=snapshot,
         )
+        found = reachable(ask.key, found, config.stages)
         self._routed = (snapshot, served_name, found)
         return found
 
@@ -350,7 +366,10 @@ def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web
     headers = dict(headers or {})
     if rejection.retry_after_s is not None:
         headers["Retry-After"] = str(rejection.retry_after_s)
-    return web.json_response(rejection.body(), status=rejection.status, headers=headers)
+    response = web.json_response(rejection.body(), status=rejection.status, headers=headers)
+    if rejection.closes:
+        response.force_close()
+    return response
 
 
 def _chance() -> str:
@@ -362,8 +381,9 @@ def _chance() -> str:
     return taken
 
 
-async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejection:
+async def read_body(request: web.BaseRequest, proxy: ProxyConfig) -> bytes | Rejection:
     """Read a request's body, or say why it cannot be had."""
+    limit_bytes, limit_s = proxy.max_body_bytes, proxy.limits.body_timeout_s
     if request.content_length is not None and request.content_length > limit_bytes:
         return too_large(limit_bytes)
     content = request.content
@@ -372,7 +392,10 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes | Rejec
         if content.is_eof() and content.exception() is None:
             raw = content.read_nowait(-1)
             return raw if len(raw) <= limit_bytes else too_large(limit_bytes)
-        return await request.read()
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError:
+        return too_slow(limit_s)
     except web.HTTPRequestEntityTooLarge:
         return too_large(limit_bytes)
     except web.RequestPayloadError:

@@ -13,6 +13,7 @@ from gaiad.adapter import RegistrySnapshot, VersionName
 from gaiad.config import Config
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
+from gaiad.keys import Keyring
 from gaiad.proxy.recognition import Rules
 from gaiad.rollout import ReplyOutcome
 
@@ -61,7 +62,7 @@ class ProxyDeps:
     consent header; it is asked twice a request, so it answers from memory. `stage_schemas` maps a stage to the JSON
     schema of its replies, `rules` recognise the stage of a request that names none. `flush` returns once what was
     offered is durable. `exchange` gives one kept exchange, its `user` included; whose eyes it is for is the proxy's to
-    check.
+    check. `keys` is None where no key is wanted; it is asked on each request.
     """
 
     config: Config
@@ -78,3 +79,4 @@ class ProxyDeps:
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     api_key: str = ""
     rules: Rules = field(default_factory=Rules)
+    keys: Callable[[], Keyring | None] = lambda: None

@@ -10,11 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 RETRY_AFTER_S = 5
+BUSY_RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One refusal: `message` is for people, `kind` and `code` are what OpenAI clients switch on."""
+    """One refusal: `message` is for people, `kind` and `code` are what OpenAI clients switch on.
+
+    `closes`: the connection is of no further use.
+    """
 
     status: int
     message: str
@@ -22,6 +26,7 @@ class Rejection:
     code: str | None = None
     param: str | None = None
     retry_after_s: int | None = None
+    closes: bool = False
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON body that OpenAI clients parse into an exception."""
@@ -58,6 +63,31 @@ def too_large(limit_bytes: int) -> Rejection:
     """413 for a body above the limit."""
     message = f"The request body is larger than {limit_bytes} bytes. The owner can raise proxy.max_body_bytes."
     return Rejection(413, message, code="request_too_large")
+
+
+def no_http() -> Rejection:
+    """400 for bytes that are no HTTP request, or could be read as two different ones."""
+    return Rejection(400, "The request is no proper HTTP.", code="invalid_http", closes=True)
+
+
+def headers_too_large(limit_bytes: int, limit_count: int) -> Rejection:
+    """400 for headers above the limits."""
+    message = (
+        f"A header or the request line is longer than {limit_bytes} bytes, or there are over {limit_count} headers."
+    )
+    return Rejection(400, message, code="headers_too_large", closes=True)
+
+
+def too_slow(limit_s: float) -> Rejection:
+    """408 for a body that did not come in time."""
+    message = f"The request body was not here within {limit_s:g} s (proxy.limits.body_timeout_s)."
+    return Rejection(408, message, code="request_timeout", closes=True)
+
+
+def too_many_at_once(limit: int) -> Rejection:
+    """429 for one request more than a user may have under way."""
+    message = f"This user has {limit} requests under way, as many as may be. Wait for one to end."
+    return Rejection(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after_s=BUSY_RETRY_AFTER_S)
 
 
 def not_now(reason: str, hint: str = "") -> Rejection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
 from gaiad.config import Config, EngineConfig, ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
+from gaiad.keys import Keyring
 from gaiad.proxy.app import listen
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.recognition import Rules
@@ -122,6 +123,7 @@ class World:
     store_failure: Exception | None = None
     api_key: str = ""
     rules: Rules = field(default_factory=Rules)
+    keys: Callable[[], Keyring | None] = lambda: None
     url: str = ""
     recorded: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -149,6 +151,7 @@ class World:
             stage_schemas=lambda: self.schemas,
             api_key=self.api_key,
             rules=self.rules,
+            keys=self.keys,
         )
 
     def _consent(self, user: str, header: str | None) -> frozenset[str]:

@@ -93,6 +93,35 @@ async def test_it_serves_records_what_is_granted_and_stops_cleanly(home: Home, e
     assert "Traceback" not in (home.folder / "gaiad.log").read_text()
 
 
+async def test_a_key_given_out_while_it_runs_closes_the_door_to_all_others(home: Home, engine: None) -> None:
+    async with daemon(home):
+        await until(lambda: healthy(home))
+        assert (await chat(home))[0] == 200
+        words = ("keys", "add", "ada", "--stages", "intent", "--json", "--config", str(home.config))
+        code, said, _ = await gaiadctl(home, *words)
+        assert code == 0
+        key = json.loads(said)["key"]
+
+        async def closed() -> bool:
+            return (await chat(home))[0] == 401
+
+        await until(closed)
+        sent = {"Authorization": f"Bearer {key}", "X-Gaia-Stage": "intent"}
+        assert (await chat(home, **sent))[0] == 200
+        assert (await chat(home, **sent | {"X-Gaia-Stage": "base"}))[0] == 403
+        assert await healthy(home)
+        assert (await status(home))["pid"]
+        assert (await gaiadctl(home, "keys", "revoke", "ada", "--config", str(home.config)))[0] == 0
+        assert (await chat(home, **sent))[0] == 401
+    assert key not in (home.folder / "gaiad.log").read_text()
+
+
+async def test_keys_that_cannot_be_read_keep_it_from_starting(home: Home) -> None:
+    (home.folder / "state").mkdir()
+    (home.folder / "state/keys.json").write_text("{")
+    assert "keys" in await refused_start(home)
+
+
 async def test_its_doors_are_open_before_the_engine_is_there(home: Home) -> None:
     home.write(proxy__hold_s="0.5")
     async with daemon(home) as child:

@@ -22,7 +22,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange user learner.protocol
+        errors config curriculum adapter exchange keys user learner.protocol
     """,
     PURE: """
         consent ending idle report rollout
@@ -30,11 +30,12 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.dialect proxy.features proxy.passages proxy.recognition proxy.refusals proxy.rename
-        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sse proxy.stages proxy.validity
+        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.features proxy.limits proxy.passages
+        proxy.recognition proxy.refusals proxy.rename proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sse
+        proxy.stages proxy.turns proxy.validity
     """,
     WORLD: """
-        conversations cycles db logs migrations migrations.env migrations.versions notify registry
+        conversations cycles db keyfile logs migrations migrations.env migrations.versions notify registry
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -47,12 +48,12 @@ LAYERS: dict[int, str] = {
         gpu.loop
         learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
         learner.steps
-        proxy.app proxy.inference
+        proxy.app proxy.inference proxy.server
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.main
-        cli.output cli.stages cli.status cli.train
+        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.keys
+        cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train
@@ -277,7 +278,7 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.stages"}
+    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()

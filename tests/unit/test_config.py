@@ -6,6 +6,8 @@ import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import reduce
+from operator import attrgetter, getitem
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from gaiad.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("/etc/gaiad")
 MINIMAL = '[engine]\nbase_model = "/srv/base"\n'
-SECTIONS = ("proxy", "engine", "learning", "consent", "store", "log")
+SECTIONS = ("proxy", "proxy.limits", "engine", "learning", "consent", "keys", "store", "log")
 
 
 def parse(text: str) -> Config:
@@ -29,8 +31,11 @@ def keys() -> Iterator[tuple[str, str, object]]:
     yield "", "state_dir", str(config.state_dir)
     yield "", "control_socket", str(config.control_socket)
     for section in SECTIONS:
-        kind = type(getattr(config, section))
+        kind = type(attrgetter(section)(config))
         for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.default_factory):
+                assert f"{section}.{field.name}" in SECTIONS
+                continue
             default = field.default
             yield section, field.name, list(default) if isinstance(default, tuple) else default
     for stage, adapter in DEFAULT_STAGES.items():
@@ -60,6 +65,12 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ('[proxy]\nstream_errors = "ignore"', "proxy.stream_errors", "'event', 'close'"),
         ('[proxy]\ndefault_stage = "chat"', "proxy.default_stage", "'chat'"),
         ("[proxy]\nexchange_routes = 1", "proxy.exchange_routes", "1"),
+        ("[proxy]\nlimits = 3", "[proxy.limits]", "table"),
+        ("[proxy.limits]\nmax_tokens = 0", "proxy.limits.max_tokens", "0"),
+        ("[proxy.limits]\nstreams_per_user = -1", "proxy.limits.streams_per_user", "-1"),
+        ("[proxy.limits]\nbody_timeout_s = nan", "proxy.limits.body_timeout_s", "finite"),
+        ('[proxy.limits]\nallow_cache_salt = "yes"', "proxy.limits.allow_cache_salt", "'yes'"),
+        ("[proxy.limits]\nmax_token = 5", "proxy.limits.max_token", "known: "),
         ('[engine]\nmode = "cloud"', "engine.mode", "'cloud'"),
         ('[engine]\nurl = "127.0.0.1:7777"', "engine.url", "'127.0.0.1:7777'"),
         ('[engine]\nurl = "http://192.168.1.5:7777"', "engine.url", "loopback"),
@@ -80,6 +91,8 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ("[learning]\nguard_window = 3\nguard_max_failures = 4", "learning.guard_max_failures", "guard_window"),
         ('[learning]\nenabled = "yes"', "learning.enabled", "'yes'"),
         ("[consent]\nanonymous_user = 1", "consent.anonymous_user", "1"),
+        ("[keys]\nfile = 5", "keys.file", "5"),
+        ('[keys]\nfile = "a\\u0000b"', "keys.file", "path"),
         ("[store]\nqueue_size = 0", "store.queue_size", "0"),
         ('[log]\nlevel = "trace"', "log.level", "'trace'"),
         ('[stages]\nbase = "gaia-voice"', "stages.base", "cannot be set"),
@@ -160,7 +173,7 @@ def test_the_example_sets_every_key_to_its_default() -> None:
     parse(text)
     must_be_chosen = {("engine", "base_model")}
     for section, key, default in keys():
-        table = document[section] if section else document
+        table = reduce(getitem, section.split("."), document) if section else document
         assert key in table, f"examples/gaiad.toml lacks {section}.{key}"
         if (section, key) not in must_be_chosen:
             assert table[key] == default, f"{section}.{key}"

@@ -19,7 +19,7 @@ NAMED = Config(Path("/s"), Path("/c"), consent=ConsentConfig(anonymous_user="own
 
 def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
     ask = read_ask(
-        raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config, Rules()
+        raw, CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()}), config, Rules(), None
     )
     assert isinstance(ask, Ask), ask
     return ask
@@ -41,7 +41,7 @@ def understood(raw: bytes, config: Config = CONFIG, **headers: str) -> Ask:
     ],
 )
 def test_a_body_that_cannot_be_understood_is_told_why(raw: bytes, text: str) -> None:
-    refusal = read_ask(raw, CIMultiDict(), CONFIG, Rules())
+    refusal = read_ask(raw, CIMultiDict(), CONFIG, Rules(), None)
     assert isinstance(refusal, Rejection)
     assert refusal.status == 400
     assert text in refusal.message
@@ -77,7 +77,7 @@ def test_the_conversation_comes_from_the_header_or_the_metadata() -> None:
 
 def test_a_consent_header_sent_twice_cannot_hide_the_one_that_narrows() -> None:
     headers = CIMultiDict([("X-Gaia-Consent", "train"), ("x-gaia-consent", "none")])
-    ask = read_ask(b"{}", headers, CONFIG, Rules())
+    ask = read_ask(b"{}", headers, CONFIG, Rules(), None)
     assert isinstance(ask, Ask)
     assert ask.consent is not None
     assert parse_header(ask.consent) is None

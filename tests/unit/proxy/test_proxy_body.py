@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.proxy.body import decoded, joined, raw_fields, read_fields, value_of
+from gaiad.proxy.body import decoded, joined, nests_deeper_than, raw_fields, read_fields, value_of
 from gaiad.proxy.refusals import Rejection
 
 JSON = st.recursive(
@@ -82,3 +82,14 @@ def test_what_is_no_object_is_refused_with_the_place(raw: bytes, words: str) -> 
 def test_a_missing_key_and_a_null_say_nothing() -> None:
     fields = raw_fields({"a": None})
     assert value_of(fields, "a") is value_of(fields, "b") is None
+
+
+def depth_of(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (1 if isinstance(value, dict | list) else 0) + max(map(depth_of, inner), default=0)
+
+
+@given(value=JSON, more=st.lists(st.sampled_from(['"', "\\", "{", "[", "]", "}"])), limit=st.integers(0, 6))
+def test_depth_is_that_of_the_value_whatever_its_strings_hold(value: Any, more: list[str], limit: int) -> None:
+    value = [value, "".join(more), {"".join(more): value}]
+    assert nests_deeper_than(json.dumps(value).encode(), limit) == (depth_of(value) > limit)
