@@ -43,6 +43,8 @@ _SCHEMA_TEXTS = ("guided_json", "structured_outputs")
 _URLS = frozenset({"image_url", "audio_url", "video_url", "file_url"})
 _MARKS = (b'_url"', b'_embeds"', b'"source"', b'"input_audio"')
 _HIDDEN = re.compile(rb"\\u00[2-7]")
+_MOST_DIGITS = 18
+"""A number with more is above any limit; Python may refuse to read it."""
 _OPENING = frozenset(b"[{")
 
 
@@ -95,8 +97,8 @@ def _choices(key: str, raw: bytes, limits: LimitsConfig) -> Rejection | None:
 
 def _above(key: str, raw: bytes, limit: int, name: str) -> Rejection | None:
     # 1. Digits alone, nearly always. 2. The engine takes 5.0 and "5" for 5 too.
-    if raw.isdigit() and len(raw) < 19:
-        above = int(raw) > limit
+    if raw.isdigit():
+        above = len(raw) > _MOST_DIGITS or int(raw) > limit
     else:
         value = _read(key, raw)
         if isinstance(value, Rejection):

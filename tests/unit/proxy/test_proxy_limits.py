@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -206,6 +207,13 @@ messages prompt input content type text image_url url source data input_audio pr
 max_tokens best_of guided_json structured_outputs response_format chat_template_kwargs tokenize documents functions
 mm_processor_kwargs vllm_xargs
 """
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, '"' + "9" * 5000 + '"', "1e300"])
+def test_a_number_too_long_to_read_is_above_every_limit(number: str) -> None:
+    assert over_limits({"max_tokens": msgspec.Raw(number.encode())}, LIMITS) is not None
+
+
 NAMES = st.sampled_from(KNOWN.split())
 JSON = st.recursive(
     st.none()
