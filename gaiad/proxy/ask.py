@@ -6,6 +6,7 @@ is waiting. What the fields mean to the engine is the engine's to judge: a body 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from multidict import MultiMapping
@@ -13,7 +14,7 @@ from multidict import MultiMapping
 from gaiad.config import Config
 from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
 from gaiad.proxy.refusals import Rejection, bad_request
-from gaiad.proxy.stages import NamedStage, name_stage
+from gaiad.proxy.stages import BASE_STAGE, NamedStage, name_stage
 from gaiad.user import user_name
 
 STAGE_HEADER = "X-Gaia-Stage"
@@ -68,6 +69,12 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config) -> Ask | Re
         # Sent twice it is one list, so that no copy of it can hide another that narrows.
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
     )
+
+
+def as_errand(ask: Ask) -> Ask:
+    """The same request on a path where nothing is said: for the base, unless an adapter is named, and for nobody."""
+    stage = dataclasses.replace(ask.stage, stage=BASE_STAGE)
+    return dataclasses.replace(ask, stage=stage, is_user=False, user=None, conversation=None, consent=None)
 
 
 def named_caller(headers: MultiMapping[str], in_body: object = None) -> str | None:

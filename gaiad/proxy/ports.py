@@ -6,7 +6,7 @@ Protocols only, so that the proxy knows neither the loop that owns the accelerat
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gaiad.adapter import RegistrySnapshot, VersionName
@@ -58,8 +58,8 @@ class ProxyDeps:
 
     `facts` is None until the engine was asked. `consent` says what an exchange of a user may be kept for now, under a
     consent header; it is asked twice a request, so it answers from memory. `stage_schemas` maps a stage to the JSON
-    schema of its replies. `flush` returns once what was offered is durable. `exchange` gives one kept exchange, its
-    `user` included; whose eyes it is for is the proxy's to check.
+    schema of its replies, `preludes` to the text of its prelude. `flush` returns once what was offered is durable.
+    `exchange` gives one kept exchange, its `user` included; whose eyes it is for is the proxy's to check.
     """
 
     config: Config
@@ -74,4 +74,5 @@ class ProxyDeps:
     flush: Callable[[], Awaitable[None]]
     exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    preludes: Mapping[str, str] = field(default_factory=dict)
     api_key: str = ""

@@ -22,7 +22,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange user learner.protocol
+        errors config curriculum adapter exchange options user learner.protocol
     """,
     PURE: """
         consent idle report rollout
@@ -30,8 +30,9 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.dialect proxy.refusals proxy.rename proxy.reply proxy.routing proxy.said proxy.sse
-        proxy.stages proxy.validity
+        proxy.ask proxy.body proxy.dialect proxy.endpoints proxy.forms proxy.gaia proxy.options proxy.overflow
+        proxy.refusals proxy.rename proxy.reply proxy.routing proxy.said proxy.splice proxy.sse proxy.stages
+        proxy.validity
     """,
     WORLD: """
         conversations cycles db logs migrations migrations.env migrations.versions notify registry
@@ -39,14 +40,14 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.ports proxy.recorder proxy.relay proxy.upstream
+        proxy.early proxy.ports proxy.recorder proxy.relay proxy.replies proxy.upstream
     """,
     LOOPS: """
         schedule
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.history learner.lookout learner.loop learner.slots learner.steps
-        proxy.app proxy.inference
+        proxy.app proxy.inference proxy.stored
     """,
     COMPOSE: """
         daemon __main__
