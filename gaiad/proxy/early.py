@@ -20,10 +20,9 @@ COMMENT_EVERY_S = 5.0
 class EarlyHeaders:
     """One stream that may have to wait. `stream` is set once its headers are out."""
 
-    def __init__(self, request: web.BaseRequest, after_s: float, every_s: float = COMMENT_EVERY_S) -> None:
+    def __init__(self, request: web.BaseRequest, after_s: float) -> None:
         self._request = request
         self._after_s = after_s
-        self._every_s = every_s
         self._waiting: asyncio.Task[None] | None = None
         self.stream: EventStream | None = None
 
@@ -55,7 +54,7 @@ class EarlyHeaders:
             self.stream = stream
             while True:
                 await stream.write(COMMENT)
-                await asyncio.sleep(self._every_s)
+                await asyncio.sleep(COMMENT_EVERY_S)
         except ConnectionError:
             # The client is gone: its request is being cancelled.
             return

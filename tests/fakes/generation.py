@@ -61,7 +61,7 @@ def _reply_text(faults: Mapping[str, Json], served: str, body: Json, release: tu
     if body.get("model") in replies:
         return str(replies[body["model"]])
     if faults.get("reply") is not None:
-        return str(faults.get("reply"))
+        return str(faults.get("reply")) * int(faults.get("reply_times", 1))
     constrained = _constrained(body, release)
     if constrained is not None:
         return constrained
