@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from gaiad.options import StageOptions
@@ -120,5 +120,6 @@ def test_no_body_is_a_fault_of_ours(proxy: Running, path: str, body: Any, is_sen
     if is_sensible and isinstance(body, dict):
         body = {**body, **SENSIBLE}
     status, text = proxy.post(path, written(body))
+    event(f"status {status}")
     assert "internal_error" not in text, (status, text)
     assert proxy.leases == 0

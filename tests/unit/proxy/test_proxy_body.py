@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.proxy.body import decoded, joined, raw_fields, read_fields, value_of
+from gaiad.proxy.body import decoded, joined, raw, raw_fields, read_fields, value_of
 from gaiad.proxy.refusals import Rejection
 
 JSON = st.recursive(
@@ -82,3 +82,13 @@ def test_what_is_no_object_is_refused_with_the_place(raw: bytes, words: str) -> 
 def test_a_missing_key_and_a_null_say_nothing() -> None:
     fields = raw_fields({"a": None})
     assert value_of(fields, "a") is value_of(fields, "b") is None
+
+
+@pytest.mark.parametrize("inner", ["[%s]", '{"a":-%s}'])
+def test_a_number_inside_that_python_does_not_read_is_carried_along(inner: str) -> None:
+    digits = "7" * 5000
+    body = ('{"x":' + inner % digits + "}").encode()
+    fields = read_fields(body)
+    assert not isinstance(fields, Rejection)
+    assert joined({"x": raw(value_of(fields, "x"))}) == body
+    assert digits in str(decoded(fields))
