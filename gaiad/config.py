@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gaiad.adapter import is_adapter_name
 from gaiad.errors import ConfigError
+from gaiad.options import StageOptions
 from gaiad.user import MAX_USER_CHARS, user_name
 
 DEFAULT_STAGES: Mapping[str, str] = {
@@ -75,6 +76,7 @@ class ProxyConfig:
     stream_errors: Literal["event", "close"] = "close"
     exchange_routes: bool = False
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    early_headers_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     log: LogConfig = field(default_factory=LogConfig)
     stages: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_STAGES))
+    options: Mapping[str, StageOptions] = field(default_factory=dict)
 
     @property
     def adapters_dir(self) -> Path:
@@ -205,7 +208,7 @@ _SECTIONS: Mapping[str, type] = {
 }
 _TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}
 _NOT_NEGATIVE = {
-    "proxy": ("max_held",),
+    "proxy": ("max_held", "early_headers_s"),
     "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
     "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
@@ -226,15 +229,17 @@ def parse_config(text: str, *, relative_to: Path) -> Config:
     problems: list[str] = [f"unknown key {key!r}" for key in sorted(set(document) - _TOP)]
     state_dir = _path(document, "state_dir", "/var/lib/gaiad", relative_to, problems)
     control_socket = _path(document, "control_socket", "/run/gaiad/control.sock", relative_to, problems)
+    tables = _taken(document.get("proxy"), "options")
     sections: dict[str, typing.Any] = {
         name: _section(name, kind, document.get(name, {}), problems) for name, kind in _SECTIONS.items()
     }
     stages = _stages(document.get("stages", {}), problems)
+    options = _options(tables, {*stages, "base"}, problems)
     _check_ranges(sections, problems)
     _check_meaning(sections, stages, problems)
     if problems:
         raise ConfigError("; ".join(problems), hint="see docs/configuration.md for every key")
-    config = Config(state_dir, control_socket, stages=stages, **sections)
+    config = Config(state_dir, control_socket, stages=stages, options=options, **sections)
     return _with_absolute_paths(config, relative_to)
 
 
@@ -267,6 +272,29 @@ def _section(name: str, kind: type, given: object, problems: list[str]) -> typin
         else:
             values[key] = converted
     return kind(**values)
+
+
+def _taken(section: object, key: str) -> object:
+    """Take a table out of its section, which holds keys only."""
+    return section.pop(key, {}) if isinstance(section, dict) else {}
+
+
+def _options(given: object, stages: set[str], problems: list[str]) -> Mapping[str, StageOptions]:
+    if not isinstance(given, dict):
+        problems.append("[proxy.options] must hold a table for each stage")
+        return {}
+    options: dict[str, StageOptions] = {}
+    for stage, table in given.items():
+        name = f"proxy.options.{stage}"
+        if stage not in stages:
+            problems.append(f"[{name}] is for a stage that is none of {', '.join(sorted(stages))}")
+            continue
+        option: StageOptions = _section(name, StageOptions, table, problems)
+        problems += option.problems(name)
+        # A table that asks for nothing costs nothing.
+        if option != StageOptions():
+            options[stage] = option
+    return options
 
 
 def _converted(value: object, wanted: object) -> object | None:
@@ -397,7 +425,11 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     )
     learning = dataclasses.replace(learning, curricula=absolute(learning.curricula))
     proxy = dataclasses.replace(proxy, stage_rules=absolute(proxy.stage_rules))
-    return dataclasses.replace(config, engine=engine, learning=learning, proxy=proxy)
+    options = {
+        stage: dataclasses.replace(option, prelude_file=absolute(option.prelude_file))
+        for stage, option in config.options.items()
+    }
+    return dataclasses.replace(config, engine=engine, learning=learning, proxy=proxy, options=options)
 
 
 def lora_rank_slot(needed: int) -> int:

@@ -89,6 +89,7 @@ class _Daemon:
     async def live(self) -> None:
         """Build, open the doors, run until told to stop, then close everything in order."""
         curricula = load_curricula(self.config)
+        self.preludes = load_preludes(self.config)
         check_base_model(self.config)
         self._load_rules()
         async with contextlib.AsyncExitStack() as stack:
@@ -187,6 +188,7 @@ class _Daemon:
             flush=self.recorder.flush,
             exchange=self.conversations.exchange,
             stage_schemas=lambda: schemas,
+            preludes=self.preludes,
             api_key=self.engine.api_key,
             rules=self.rules,
             keys=self.keys.current if self.keys else lambda: None,
@@ -297,6 +299,26 @@ def load_curricula(config: Config) -> list[Curriculum]:
             f"there is no curriculum below {root}", hint="set learning.curricula to a folder that holds one an adapter"
         )
     return [catalogue.load_curriculum(folder, config.learning.profile) for folder in folders]
+
+
+def load_preludes(config: Config) -> dict[str, str]:
+    """Read the prelude of each stage that has one.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    preludes = {}
+    for stage, option in config.options.items():
+        if not option.prelude_file:
+            continue
+        try:
+            preludes[stage] = Path(option.prelude_file).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the prelude of {stage} at {option.prelude_file} cannot be read: {error}",
+                hint=f"set proxy.options.{stage}.prelude_file to a text file in UTF-8",
+            ) from error
+    return preludes
 
 
 def check_base_model(config: Config) -> None:

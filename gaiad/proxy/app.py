@@ -1,7 +1,7 @@
-"""The proxy's routes: inference, models, health, feedback and, where enabled, one kept exchange.
+"""The proxy's routes: the engine's that clients may use, what GAIA asks of an engine, and the proxy's own.
 
-An allow-list: whatever is not named here is a 404 in OpenAI's error shape and never reaches the engine. Nothing is
-decided here but which path goes where; `inference` has the way of a request.
+An allow-list: whatever is not named here or in `endpoints` is a 404 in OpenAI's error shape and never reaches the
+engine. Nothing is decided here but which path goes where; `inference` has the way of a request.
 """
 
 from __future__ import annotations
@@ -13,17 +13,32 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
 from aiohttp import web
 
+from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import ConfigError, GaiadError
 from gaiad.exchange import verdict_word
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
 from gaiad.proxy.credentials import key_of
-from gaiad.proxy.inference import KEY, Inference, read_body, rejected
+from gaiad.proxy.endpoints import ERRANDS, INFERENCE, RESPONSES, Endpoint, StoredResponse, stored_response
+from gaiad.proxy.gaia import (
+    NOTHING_TO_DO,
+    Scene,
+    adapter_list,
+    adapter_status,
+    load_model,
+    loading,
+    model_info,
+    named_adapter,
+    status,
+    unloading,
+)
+from gaiad.proxy.inference import KEY, Inference, read_body
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
@@ -35,7 +50,9 @@ from gaiad.proxy.refusals import (
     unknown_path,
     wrong_method,
 )
+from gaiad.proxy.replies import rejected
 from gaiad.proxy.server import Server
+from gaiad.proxy.stored import AskedNames, StoredReply
 from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import Upstream
 
@@ -44,6 +61,7 @@ _log = structlog.get_logger()
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 EXCHANGES = "/v1/gaia/exchanges/"
+ENGINE_PATHS: Mapping[str, Endpoint] = {**INFERENCE, **ERRANDS}
 SETTLE_TIMEOUT_S = 5.0
 SHUTDOWN_TIMEOUT_S = 5.0
 
@@ -57,12 +75,32 @@ class Proxy:
         self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
         self.turns = Turns(config.proxy.limits.streams_per_user)
         self._created = int(time.time())
+        self._names = AskedNames()
         self._routes: Mapping[str, Mapping[str, Handler]] = {
-            "/v1/chat/completions": {"POST": self._infer},
-            "/v1/completions": {"POST": self._infer},
+            **{path: {"POST": partial(self._infer, one)} for path, one in ENGINE_PATHS.items()},
             "/v1/models": {"GET": self._models},
             "/v1/feedback": {"POST": self._feedback},
+            "/version": {"GET": self._version},
+            "/ping": {"GET": self._ping, "POST": self._ping},
             "/health": {"GET": self._health},
+            **self._gaia_routes(),
+        }
+
+    def _gaia_routes(self) -> dict[str, dict[str, Handler]]:
+        told = {
+            "/status": status,
+            "/model/info": model_info,
+            "/adapter/status": adapter_status,
+            "/adapter/list": adapter_list,
+        }
+        return {
+            **{path: {"GET": partial(self._tell, tell)} for path, tell in told.items()},
+            **{path: {"POST": self._confirm} for path in NOTHING_TO_DO},
+            "/model/load": {"POST": self._load_model},
+            "/v1/load_lora_adapter": {"POST": partial(self._adapter, loading)},
+            "/v1/unload_lora_adapter": {"POST": partial(self._adapter, unloading)},
+            "/adapter/load": {"POST": partial(self._adapter, loading)},
+            "/adapter/unload": {"POST": partial(self._adapter, unloading)},
         }
 
     async def close(self) -> None:
@@ -77,15 +115,18 @@ class Proxy:
             return rejected(key, {"WWW-Authenticate": "Bearer"})
         request[KEY] = key
         handlers = self._routes.get(path)
+        if handlers is None and path.startswith(RESPONSES):
+            stored = stored_response(path)
+            handlers = None if stored is None else {stored.method: partial(self._stored, stored)}
         if handlers is None and self._deps.config.proxy.exchange_routes and path.startswith(EXCHANGES):
             handlers = {"GET": self._exchange}
         if handlers is None:
-            return rejected(unknown_path(method, path, self._routes))
+            return rejected(unknown_path(method, path, [*INFERENCE, "/v1/models", "/health"]))
         handler = handlers.get(method)
         if handler is None:
             return rejected(wrong_method(method, path, handlers), {"Allow": ", ".join(handlers)})
         # Inference guards itself: it has an id, and perhaps a stream, to tell of a fault with.
-        return await (handler(request) if handler == self._infer else self._guarded(handler, request))
+        return await (handler(request) if path in ENGINE_PATHS else self._guarded(handler, request))
 
     async def _guarded(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -98,14 +139,19 @@ class Proxy:
             _log.exception("request_failed", path=request.path, reference=reference)
             return rejected(internal_failure(reference))
 
-    async def _infer(self, request: web.BaseRequest) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, self.turns, request)
+    async def _infer(self, endpoint: Endpoint, request: web.BaseRequest) -> web.StreamResponse:
+        inference = Inference(self._deps, self._upstream, self.turns, request, endpoint, self._names)
         try:
             return await inference.run()
         except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
             _log.exception("request_failed", path=request.path, reference=inference.request_id)
             headers = {"X-Gaia-Request-Id": inference.request_id}
             return inference.cut() or rejected(internal_failure(inference.request_id), headers)
+
+    async def _stored(self, stored: StoredResponse, request: web.BaseRequest) -> web.StreamResponse:
+        return await StoredReply(self._deps, self._upstream, stored, self._names, request[KEY]).answer(
+            request.query_string
+        )
 
     async def _models(self, request: web.BaseRequest) -> web.StreamResponse:
         facts = self._deps.facts()
@@ -120,6 +166,50 @@ class Proxy:
     async def _health(self, request: web.BaseRequest) -> web.StreamResponse:
         health = {**self._deps.health(), "engine": "vllm"}
         return web.json_response(health, status=503 if health.get("status") == "down" else 200)
+
+    async def _ping(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=503 if self._deps.health().get("status") == "down" else 200)
+
+    async def _version(self, request: web.BaseRequest) -> web.StreamResponse:
+        facts = self._deps.facts()
+        if facts is None:
+            return rejected(not_now("the engine was not asked for its version yet", "try again in a minute"))
+        return web.json_response({"version": facts.version})
+
+    # --- what GAIA asks of an engine ----------------------------------------------------------------------------------
+
+    def _scene(self) -> Scene:
+        facts = self._deps.facts()
+        health, snapshot = {**self._deps.health(), "engine": "vllm"}, self._deps.snapshot()
+        if facts is None:
+            return Scene(health, snapshot, self._deps.config.engine.served_name)
+        return Scene(health, snapshot, facts.served_name, facts.version, facts.max_model_len)
+
+    async def _tell(self, tell: Callable[[Scene], dict[str, Any]], request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response(tell(self._scene()))
+
+    async def _confirm(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"ok": True})
+
+    async def _load_model(self, request: web.BaseRequest) -> web.StreamResponse:
+        code, body = load_model(self._scene())
+        return web.json_response(body, status=code)
+
+    async def _adapter(
+        self, refusal: Callable[[str, RegistrySnapshot], Rejection | None], request: web.BaseRequest
+    ) -> web.StreamResponse:
+        raw = await read_body(request, self._deps.config.proxy)
+        body = raw if isinstance(raw, Rejection) else read_object(raw)
+        name = body if isinstance(body, Rejection) else named_adapter(body)
+        refused = name if isinstance(name, Rejection) else refusal(name, self._deps.snapshot())
+        if refused is not None:
+            return rejected(refused)
+        # vLLM answers with text, GAIA's own engine with an object.
+        if request.path.startswith("/v1/"):
+            return web.Response(text=f"Success: '{name}' is as the registry has it.")
+        return web.json_response({"ok": True, "name": name, "vram_mb": 0})
+
+    # --- the proxy's own ----------------------------------------------------------------------------------------------
 
     async def _feedback(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await read_body(request, self._deps.config.proxy)

@@ -16,7 +16,7 @@ from gaiad.proxy.credentials import closed_stage
 from gaiad.proxy.limits import over_limits
 from gaiad.proxy.recognition import Rules
 from gaiad.proxy.refusals import Rejection, bad_request
-from gaiad.proxy.stages import NamedStage, name_stage
+from gaiad.proxy.stages import BASE_STAGE, NamedStage, name_stage
 from gaiad.user import user_name
 
 STAGE_HEADER = "X-Gaia-Stage"
@@ -39,8 +39,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     key: Key | None
 
 
-def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules, key: Key | None) -> Ask | Rejection:
-    """Understand a request to an inference path, or say what is wrong with it; `rules` name a stage nobody named."""
+def read_ask(
+    raw: bytes, headers: MultiMapping[str], config: Config, rules: Rules, key: Key | None, *, errand: bool = False
+) -> Ask | Rejection:
+    """Understand a request, or say what is wrong with it; `rules` name a stage nobody named.
+
+    An errand has no stage, so a key that is held to stages may send it.
+    """
     fields = read_fields(raw)
     if isinstance(fields, Rejection):
         return fields
@@ -63,11 +68,11 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rule
     )
     if isinstance(stage, Rejection):
         return stage
-    closed = closed_stage(key, stage.stage)
+    closed = None if errand else closed_stage(key, stage.stage)
     if closed is not None:
         return closed
     in_metadata = metadata.get("gaia_conversation") if isinstance(metadata, dict) else None
-    return Ask(
+    ask = Ask(
         fields=fields,
         model=model or None,
         stream="stream" in fields and bytes(fields["stream"]) == b"true",
@@ -79,6 +84,13 @@ def read_ask(raw: bytes, headers: MultiMapping[str], config: Config, rules: Rule
         consent=",".join(headers.getall(CONSENT_HEADER)) if CONSENT_HEADER in headers else None,
         key=key,
     )
+    return _as_errand(ask) if errand else ask
+
+
+def _as_errand(ask: Ask) -> Ask:
+    """The same request on a path where nothing is said: for the base, unless an adapter is named, and for nobody."""
+    stage = msgspec.structs.replace(ask.stage, stage=BASE_STAGE)
+    return msgspec.structs.replace(ask, stage=stage, is_user=False, user=None, conversation=None, consent=None)
 
 
 def named_caller(headers: MultiMapping[str], in_body: object, key: Key | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +22,8 @@ Fields = Mapping[str, msgspec.Raw]
 NULL = b"null"
 MAX_DEPTH = 128
 """How deep arrays and objects may stand in each other."""
+_INT_DIGITS = 4300
+"""More digits than this in one integer Python refuses to read."""
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _NUMERIC = frozenset(b"-0123456789")
@@ -80,13 +82,13 @@ def raw(value: object) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(value))
     except UnicodeEncodeError:
         # Half a surrogate pair, which only escapes can carry.
-        return msgspec.Raw(json.dumps(value, separators=(",", ":")).encode())
+        return msgspec.Raw(json.dumps(value, separators=(",", ":"), default=_digits).encode())
 
 
 def value_of(fields: Fields, key: str) -> Any:  # noqa: ANN401  a parser's edge
     """Decode one value; None where there is none."""
     found = fields.get(key)
-    return None if found is None else _decoded(found)
+    return None if found is None else _decoded(found, _verbatim)
 
 
 def given(fields: Fields, key: str) -> bool:
@@ -97,7 +99,7 @@ def given(fields: Fields, key: str) -> bool:
 
 def decoded(fields: Fields) -> dict[str, Any]:
     """Decode the whole object."""
-    return {key: _decoded(value) for key, value in fields.items()}
+    return {key: _decoded(value, _spelt_out) for key, value in fields.items()}
 
 
 def joined(fields: Fields) -> bytes:
@@ -110,11 +112,25 @@ def joined(fields: Fields) -> bytes:
         return b"{" + b",".join(pairs) + b"}"
 
 
-def _decoded(value: msgspec.Raw) -> Any:  # noqa: ANN401  a parser's edge
+def _decoded(value: msgspec.Raw, long_int: Callable[[str], object]) -> Any:  # noqa: ANN401  a parser's edge
     try:
         return _VALUE.decode(value)
     except (ValueError, msgspec.MsgspecError):
-        return json.loads(bytes(value))
+        return json.loads(bytes(value), parse_int=long_int)
+
+
+def _verbatim(digits: str) -> object:
+    """An integer; one with more digits than Python reads stays as it stands, and is copied so."""
+    return int(digits) if len(digits) <= _INT_DIGITS else msgspec.Raw(digits.encode())
+
+
+def _spelt_out(digits: str) -> object:
+    """An integer, or its digits where there are more than Python reads."""
+    return int(digits) if len(digits) <= _INT_DIGITS else digits
+
+
+def _digits(item: object) -> str:
+    return bytes(item).decode() if isinstance(item, msgspec.Raw) else str(item)
 
 
 def read_object(raw: bytes) -> dict[str, Any] | Rejection:

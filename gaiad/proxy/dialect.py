@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gaiad.proxy.body import Fields, given, joined, raw, value_of
+from gaiad.proxy.endpoints import Form
 from gaiad.proxy.refusals import Rejection, bad_request
 
 GUIDED: Mapping[str, str] = {
@@ -44,16 +45,19 @@ def engine_release(version: str | None) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def for_engine(fields: Fields, *, model: str, engine_version: str | None) -> Rewritten | Rejection:
+def for_engine(
+    fields: Fields, *, model: str, engine_version: str | None, form: Form = Form.CHAT
+) -> Rewritten | Rejection:
     """Rewrite a client's body for the engine; what is not meant to change is copied byte for byte."""
-    constrained = _with_constraint(fields, engine_version)
+    is_ours = form is Form.CHAT or form is Form.TEXT
+    constrained = _with_constraint(fields, engine_version) if is_ours else fields
     if isinstance(constrained, Rejection):
         return constrained
     sent = dict(constrained)
     sent["model"] = raw(model)
     if "metadata" in sent:
         _take_out_ours(sent)
-    hide_usage = _count_tokens(sent) if "stream" in sent else False
+    hide_usage = _count_tokens(sent) if is_ours and "stream" in sent else False
     return Rewritten(joined(sent), hide_usage)
 
 

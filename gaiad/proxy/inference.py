@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 from aiohttp import web
@@ -22,10 +22,17 @@ from gaiad.config import ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.keys import Key
+from gaiad.options import StageOptions
 from gaiad.proxy.ask import Ask, read_ask
 from gaiad.proxy.body import decoded
 from gaiad.proxy.credentials import reachable
 from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
+from gaiad.proxy.early import EarlyHeaders
+from gaiad.proxy.endpoints import Endpoint, Form
+from gaiad.proxy.forms import EventRenamer, event_of, refusal, whole_reply, with_model
+from gaiad.proxy.forms import said_by as said_in
+from gaiad.proxy.options import FencedStream, fenced_reply, optioned
+from gaiad.proxy.overflow import reworded
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
@@ -38,13 +45,14 @@ from gaiad.proxy.refusals import (
     too_slow,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
-from gaiad.proxy.rename import ChunkRenamer, renamed_reply
+from gaiad.proxy.rename import ChunkRenamer, Renamer, renamed_reply
+from gaiad.proxy.replies import passed_on, rejected
 from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
+from gaiad.proxy.stored import AskedNames
 from gaiad.proxy.turns import Turns
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
 from gaiad.proxy.validity import Validity, judge
-from gaiad.proxy.whole import WholeReply
 from gaiad.rollout import ReplyOutcome
 
 _log = structlog.get_logger()
@@ -62,7 +70,15 @@ _pool = bytearray()
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(self, deps: ProxyDeps, upstream: Upstream, turns: Turns, request: web.BaseRequest) -> None:
+    def __init__(
+        self,
+        deps: ProxyDeps,
+        upstream: Upstream,
+        turns: Turns,
+        request: web.BaseRequest,
+        endpoint: Endpoint,
+        names: AskedNames,
+    ) -> None:
         self._arrived_wall = time.time()
         # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
         self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{_chance()}"
@@ -70,6 +86,9 @@ class Inference:
         self._upstream = upstream
         self._turns = turns
         self._request = request
+        self._endpoint = endpoint
+        self._form = endpoint.form
+        self._names = names
         self._arrived = time.monotonic()
         self._purposes = _NOBODY
         self._serve: Serve | None = None
@@ -80,6 +99,8 @@ class Inference:
         self._said: Said | None = None
         self._first_byte_at: float | None = None
         self._stream: EventStream | None = None
+        self._early: EarlyHeaders | None = None
+        self._option: StageOptions | None = None
         self._complete = False
         self._validity: Validity | None = None
 
@@ -87,19 +108,27 @@ class Inference:
         """Answer the request; only a client that went away gets nothing."""
         deps, request = self._deps, self._request
         raw = await read_body(request, deps.config.proxy)
-        ask = (
-            raw if isinstance(raw, Rejection) else read_ask(raw, request.headers, deps.config, deps.rules, request[KEY])
-        )
+        if isinstance(raw, Rejection):
+            return self._reject(raw, None)
+        config, errand = deps.config, self._form is Form.PLAIN
+        ask = read_ask(raw, request.headers, config, deps.rules, request[KEY], errand=errand)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
+        if errand:
+            return await self._run_errand(ask)
+        self._option = config.options.get(ask.stage.stage)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
         self._purposes = self._allowed(ask)
         has_turn = self._turns.take(ask.user)
         try:
             early = self._early_rejection(ask) if has_turn else too_many_at_once(self._turns.limit)
-            return await self._answer(ask) if early is None else self._reject(early, ask)
+            if early is not None:
+                return self._reject(early, ask)
+            if ask.stream and config.proxy.early_headers_s:
+                return await self._answer_with_early_headers(ask, config.proxy.early_headers_s)
+            return await self._answer(ask)
         except Exception:
-            if not self._has_begun():
+            if self._begun() is None:
                 self._status = FAULT_STATUS
             raise
         finally:
@@ -107,16 +136,22 @@ class Inference:
                 self._turns.give_back(ask.user)
             self._leave_record(ask)
 
+    async def _run_errand(self, ask: Ask) -> web.StreamResponse:
+        """Answer what leaves no row: nothing is said, and nobody's purpose is served."""
+        early = self._early_rejection(ask)
+        return await self._answer(ask) if early is None else self._reject(early, ask)
+
     def cut(self) -> web.StreamResponse | None:
         """End a stream that has begun so that its client knows it is not whole; None where none has begun."""
-        if self._stream is None or not self._has_begun():
-            return None
-        if self._request.transport is not None:
+        begun = self._begun()
+        if begun is not None and self._request.transport is not None:
             self._request.transport.close()
-        return self._stream
+        return begun
 
-    def _has_begun(self) -> bool:
-        return self._stream is not None and self._stream.prepared
+    def _begun(self) -> EventStream | None:
+        """The stream whose headers the client has, if any."""
+        stream = self._stream or (self._early.stream if self._early else None)
+        return stream if stream is not None and stream.prepared else None
 
     def _early_rejection(self, ask: Ask) -> Rejection | None:
         """What is wrong for good, so that nothing need be waited for; the rest is judged once the gate is open."""
@@ -127,11 +162,28 @@ class Inference:
         # 2. Until the engine was asked, any name may be its own.
         if self._deps.facts() is None:
             return None
-        # 3. A name that means nothing. One that is only not loaded now is waited for.
+        # 3. What this path cannot do.
+        unable = refusal(self._form, ask.fields, self._engine_version())
+        if unable is not None:
+            return unable
+        # 4. A name that means nothing. One that is only not loaded now is waited for.
         serve = self._route(ask)
         if isinstance(serve, Serve) or may_come_to_serve(ask.model, self._deps.snapshot()):
             return None
         return serve
+
+    async def _answer_with_early_headers(self, ask: Ask, after_s: float) -> web.StreamResponse:
+        """Answer, and let the client know meanwhile that it is not forgotten."""
+        self._early = EarlyHeaders(self._request, after_s)
+        answer = await self._early.during(self._answer(ask), lambda: self._headers(ask))
+        stream = self._early.stream
+        # 1. The engine was quick, or its stream went the way that was begun. 2. A refusal: the client has its 200.
+        if stream is None or answer is stream:
+            return answer
+        self._status = stream.status
+        body = answer.body if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else b""
+        await self._break_off(stream, event_of(body, self._form) if answer.status >= 400 else None)
+        return stream
 
     async def _answer(self, ask: Ask) -> web.StreamResponse:
         hold_s, admission = self._deps.config.proxy.hold_s, self._deps.admission
@@ -166,7 +218,7 @@ class Inference:
         if isinstance(rewritten, Rejection):
             return self._reject(rewritten, ask)
         try:
-            call = await self._upstream.send("POST", self._request.path, rewritten.body, self.request_id)
+            call = await self._upstream.send("POST", self._endpoint.path, rewritten.body, self.request_id)
         except NotConnected:
             self._unready = "the engine could not be reached"
             return None
@@ -193,12 +245,18 @@ class Inference:
         if call.status == 200:
             self._payloads = [raw]
             self._finish(ask)
-            raw = renamed_reply(raw, told=self._told(), asked=self._model_for_client(ask))
-        headers = self._headers(ask)
-        headers["Content-Type"] = call.header("content-type") or "application/json"
-        if retry_after := call.header("retry-after"):
-            headers["Retry-After"] = retry_after
-        return WholeReply(status=call.status, headers=headers, body=raw)
+            raw = self._for_client(ask, raw)
+        elif call.status == 400:
+            raw = reworded(raw)
+        return passed_on(call, raw, self._headers(ask))
+
+    def _for_client(self, ask: Ask, raw: bytes) -> bytes:
+        """A whole reply as the client is to have it."""
+        asked = self._model_for_client(ask)
+        if self._form is not Form.CHAT and self._form is not Form.TEXT:
+            return with_model(raw, self._form, asked)
+        raw = renamed_reply(raw, told=self._told(), asked=asked)
+        return fenced_reply(raw) if self._is_fenced() else raw
 
     def _is_missing(self, status: int, raw: bytes) -> bool:
         """Whether the engine lacks the version that was chosen: started anew, or told to unload it by somebody else."""
@@ -214,14 +272,12 @@ class Inference:
         self._status = call.status
         await call.first()
         self._first_byte_at = call.first_byte_at
-        renamer = ChunkRenamer(told=self._told(), asked=self._model_for_client(ask), hide_usage=rewritten.hide_usage)
+        renamer = self._renamer(ask, rewritten)
         self._payloads = renamer.payloads
         first = renamer.feed(call.taken())
         if renamer.error_event is not None and not first:
             return self._reject(engine_failed("it broke off before the first token"), ask)
-        headers = self._headers(ask)
-        headers |= {"Content-Type": call.header("content-type"), "Cache-Control": "no-cache"}
-        response = self._stream = EventStream(status=call.status, headers=headers)
+        response = self._stream = self._taken_over() or self._new_stream(ask, call)
         match await StreamRelay(call, renamer, first).run(response, self._request):
             case Ending.WHOLE:
                 self._finish(ask)
@@ -233,6 +289,28 @@ class Inference:
                 assert_never(other)
         return response
 
+    def _renamer(self, ask: Ask, rewritten: Rewritten) -> Renamer:
+        asked = self._model_for_client(ask)
+        if self._form is not Form.CHAT and self._form is not Form.TEXT:
+            return EventRenamer(self._form, asked=asked)
+        renamer = ChunkRenamer(told=self._told(), asked=asked, hide_usage=rewritten.hide_usage)
+        return FencedStream(renamer) if self._is_fenced() else renamer
+
+    def _is_fenced(self) -> bool:
+        return self._option is not None and self._option.fence_json and self._form is Form.CHAT
+
+    def _taken_over(self) -> EventStream | None:
+        """The stream that was begun before the engine answered, if one was; from here on nobody else writes to it."""
+        if self._early is None:
+            return None
+        self._early.end()
+        return self._early.stream
+
+    def _new_stream(self, ask: Ask, call: Call) -> EventStream:
+        headers = self._headers(ask)
+        headers |= {"Content-Type": call.header("content-type"), "Cache-Control": "no-cache"}
+        return EventStream(status=call.status, headers=headers)
+
     async def _break_off(self, response: EventStream, told: bytes | None) -> None:
         """End a stream whose engine failed, as the owner chose: with one error event, or by closing."""
         _log.warning("engine_broke_stream", request_id=self.request_id)
@@ -241,16 +319,25 @@ class Inference:
             return
         own = json.dumps(engine_failed("it broke off in mid-stream").body()).encode()
         with contextlib.suppress(ConnectionError):
-            await response.write(told or b"data: " + own + b"\n\n")
+            await response.write(told or event_of(own, self._form))
 
     def _finish(self, ask: Ask) -> None:
         """The reply is whole: judge it and tell at once, before the last byte is on its way."""
         self._complete = True
         try:
-            self._said = said_by(self._payloads)
-            self._judge(ask, self._serve, self._said)
+            self._said = self._summed_up(ask)
+            if self._form is not Form.PLAIN:
+                self._judge(ask, self._serve, self._said)
         except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
             _log.error("reply_not_judged", request_id=self.request_id, error=type(error).__name__)
+
+    def _summed_up(self, ask: Ask) -> Said:
+        if self._form is Form.CHAT or self._form is Form.TEXT:
+            return said_by(self._payloads)
+        if self._form is Form.RESPONSES:
+            whole = whole_reply(self._form, self._payloads)
+            self._names.note(whole.get("id"), self._model_for_client(ask), ask.key.name if ask.key else None)
+        return said_in(self._form, self._payloads)
 
     def _judge(self, ask: Ask, serve: Serve | None, said: Said) -> None:
         stage = ask.stage.stage
@@ -310,8 +397,15 @@ class Inference:
             complete=self._complete,
             valid=self._validity.valid if self._validity else None,
             request=decoded(ask.fields) if purposes else None,
-            response=copy_of(self._payloads).body(self._model_for_client(ask)) if purposes and self._complete else None,
+            response=self._copy(ask) if purposes and self._complete else None,
         )
+
+    def _copy(self, ask: Ask) -> dict[str, Any]:
+        """The whole reply as it is kept."""
+        asked = self._model_for_client(ask)
+        if self._form is Form.CHAT or self._form is Form.TEXT:
+            return copy_of(self._payloads).body(asked)
+        return {**whole_reply(self._form, self._payloads), "model": asked}
 
     def _route(self, ask: Ask) -> Serve | Rejection:
         config, snapshot, served_name = self._deps.config, self._deps.snapshot(), self._served_name()
@@ -331,9 +425,18 @@ class Inference:
         return found
 
     def _rewrite(self, ask: Ask, serve: Serve) -> Rewritten | Rejection:
-        facts = self._deps.facts()
+        fields, version = ask.fields, self._engine_version()
+        unable = refusal(self._form, fields, version)
+        if unable is not None:
+            return unable
+        if self._option is not None:
+            fields = optioned(fields, self._option, self._form, self._deps.preludes.get(ask.stage.stage, ""))
         model = serve.version or self._served_name()
-        return for_engine(ask.fields, model=model, engine_version=facts.version if facts else None)
+        return for_engine(fields, model=model, engine_version=version, form=self._form)
+
+    def _engine_version(self) -> str | None:
+        facts = self._deps.facts()
+        return facts.version if facts else None
 
     def _told(self) -> str:
         """The name that the engine was asked for, and answers under."""
@@ -359,17 +462,6 @@ class Inference:
             headers["X-Gaia-Adapter"] = self._serve.label
             headers["X-Gaia-Arm"] = self._serve.arm
         return headers
-
-
-def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web.Response:
-    """Put a rejection into OpenAI's error shape."""
-    headers = dict(headers or {})
-    if rejection.retry_after_s is not None:
-        headers["Retry-After"] = str(rejection.retry_after_s)
-    response = web.json_response(rejection.body(), status=rejection.status, headers=headers)
-    if rejection.closes:
-        response.force_close()
-    return response
 
 
 def _chance() -> str:

@@ -60,9 +60,9 @@ class ProxyDeps:
 
     `facts` is None until the engine was asked. `consent` says what an exchange of a user may be kept for now, under a
     consent header; it is asked twice a request, so it answers from memory. `stage_schemas` maps a stage to the JSON
-    schema of its replies, `rules` recognise the stage of a request that names none. `flush` returns once what was
-    offered is durable. `exchange` gives one kept exchange, its `user` included; whose eyes it is for is the proxy's to
-    check. `keys` is None where no key is wanted; it is asked on each request.
+    schema of its replies, `preludes` to the text of its prelude; `rules` recognise the stage of a request that names
+    none. `flush` returns once what was offered is durable. `exchange` gives one kept exchange, its `user` included;
+    whose eyes it is for is the proxy's to check. `keys` is None where no key is wanted; it is asked on each request.
     """
 
     config: Config
@@ -77,6 +77,7 @@ class ProxyDeps:
     flush: Callable[[], Awaitable[None]]
     exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    preludes: Mapping[str, str] = field(default_factory=dict)
     api_key: str = ""
     rules: Rules = field(default_factory=Rules)
     keys: Callable[[], Keyring | None] = lambda: None

@@ -114,6 +114,12 @@ def unknown_exchange(request_id: str) -> Rejection:
     return Rejection(404, message, code="unknown_exchange", param="request_id")
 
 
+def unknown_response(response_id: str) -> Rejection:
+    """404 for a kept reply that was not asked for with the caller's key."""
+    message = f"No response `{response_id}` was asked for with this key, or gaiad was started since."
+    return Rejection(404, message, code="unknown_response")
+
+
 def refused_feedback(reason: str, hint: str) -> Rejection:
     """409 for feedback that may not be kept."""
     message = f"{_sentence(reason)} {_sentence(hint)}".strip()

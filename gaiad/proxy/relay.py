@@ -12,7 +12,7 @@ from enum import StrEnum
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
-from gaiad.proxy.rename import ChunkRenamer
+from gaiad.proxy.rename import Renamer
 from gaiad.proxy.upstream import BrokenOff, Call
 
 
@@ -33,7 +33,7 @@ class EventStream(web.StreamResponse):
 class StreamRelay:
     """One stream. `run` once; `first` is what the client gets for the engine's first bytes, perhaps nothing yet."""
 
-    def __init__(self, call: Call, renamer: ChunkRenamer, first: bytes) -> None:
+    def __init__(self, call: Call, renamer: Renamer, first: bytes) -> None:
         self._call = call
         self._renamer = renamer
         self._first = first

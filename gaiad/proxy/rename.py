@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from gaiad.proxy.sse import DONE, Event, EventParser
 
@@ -17,6 +17,24 @@ _DATA = b"data: "
 _END = b"\n\n"
 _MODEL = b'"model"'
 _CHOICE = b'"choices":[{'
+
+
+class Renamer(Protocol):
+    """What a stream passes through on its way."""
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """What the engine told so far."""
+
+    @property
+    def error_event(self) -> bytes | None:
+        """The engine's own event that it failed, held back."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes and return what the client is to get for them."""
+
+    def close(self) -> bytes:
+        """What remains at the end."""
 
 
 class ChunkRenamer:

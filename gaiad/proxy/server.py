@@ -14,8 +14,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from gaiad.proxy.inference import rejected
 from gaiad.proxy.refusals import headers_too_large, no_http
+from gaiad.proxy.replies import rejected
 
 MAX_LINE_BYTES = 8190
 MAX_HEADERS = 100

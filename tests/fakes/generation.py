@@ -39,8 +39,11 @@ def instance_of(schema: Json) -> Json:
             return "x" * int(schema.get("minLength", 1))
 
 
-def _constrained(body: Json) -> str | None:
-    wanted = body.get("structured_outputs")
+def _constrained(body: Json, release: tuple[int, ...]) -> str | None:
+    wanted = body.get("structured_outputs") if release >= (0, 11) else None
+    if release < (0, 12):
+        guided = {key.removeprefix("guided_"): value for key, value in body.items() if key.startswith("guided_")}
+        wanted = guided or wanted
     if isinstance(wanted, dict):
         if wanted.get("json") is not None:
             schema = wanted["json"]
@@ -53,13 +56,13 @@ def _constrained(body: Json) -> str | None:
     return None
 
 
-def _reply_text(faults: Mapping[str, Json], served: str, body: Json) -> str:
+def _reply_text(faults: Mapping[str, Json], served: str, body: Json, release: tuple[int, ...]) -> str:
     replies = faults.get("replies") or {}
     if body.get("model") in replies:
         return str(replies[body["model"]])
     if faults.get("reply") is not None:
-        return str(faults.get("reply"))
-    constrained = _constrained(body)
+        return str(faults.get("reply")) * int(faults.get("reply_times", 1))
+    constrained = _constrained(body, release)
     if constrained is not None:
         return constrained
     asked = str(body["prompt"]) if "prompt" in body else str(body["messages"][-1].get("content", ""))
@@ -69,11 +72,13 @@ def _reply_text(faults: Mapping[str, Json], served: str, body: Json) -> str:
 class Generation:
     """One request's answer: its tokens (words), how it ends, what it cost."""
 
-    def __init__(self, faults: Mapping[str, Json], served: str, body: Json, chat: bool) -> None:
+    def __init__(
+        self, faults: Mapping[str, Json], served: str, body: Json, chat: bool, release: tuple[int, ...]
+    ) -> None:
         self.chat = chat
         self.model = body.get("model") or served
         self.tool_calls = faults.get("tool_calls")
-        words = [] if self.tool_calls else _reply_text(faults, served, body).split(" ")
+        words = [] if self.tool_calls else _reply_text(faults, served, body, release).split(" ")
         tokens = [word if at == 0 else " " + word for at, word in enumerate(words)]
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or len(tokens)
         self.tokens = [token for token in tokens[:limit] if token]

@@ -113,6 +113,7 @@ class World:
     grants: dict[str, frozenset[str]] = field(default_factory=dict)
     consent_failure: Exception | None = None
     schemas: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    preludes: dict[str, str] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
     records: list[ExchangeRecord] = field(default_factory=list)
     outcomes: list[ReplyOutcome] = field(default_factory=list)
@@ -149,6 +150,7 @@ class World:
             flush=self._flush,
             exchange=self._exchange,
             stage_schemas=lambda: self.schemas,
+            preludes=self.preludes,
             api_key=self.api_key,
             rules=self.rules,
             keys=self.keys,

@@ -2,15 +2,17 @@
 
     python -m tests.fakes.vllm --port 7777 [--served-model-name base] [--fault delay_s=2] ...
 
-It speaks `/v1/chat/completions` and `/v1/completions` (streamed and not), `/v1/models`, `/v1/load_lora_adapter`,
-`/v1/unload_lora_adapter`, `/version`, `/health`, `/metrics`, `/sleep`, `/wake_up`, `/is_sleeping`, `/pause`,
-`/resume`, `/is_paused`, `/openapi.json`. Flags of the real server that it does not know are accepted and ignored, and
-so is `-m vllm.entrypoints...`, so that it can stand in for a Python that starts vLLM. Like the real one it ignores
-`guided_*` and honours `structured_outputs` and `response_format`.
+It speaks `/v1/chat/completions`, `/v1/completions`, `/v1/responses` and `/v1/messages` (streamed and not), what counts
+and measures text (`/tokenize`, `/v1/score`, ...), `/v1/models`, `/v1/load_lora_adapter`, `/v1/unload_lora_adapter`,
+`/version`, `/health`, `/metrics`, `/sleep`, `/wake_up`, `/is_sleeping`, `/pause`, `/resume`, `/is_paused`,
+`/openapi.json`. Flags of the real server that it does not know are accepted and ignored, and so is
+`-m vllm.entrypoints...`, so that it can stand in for a Python that starts vLLM. Like the real one of its version
+(`--fake-version`) it ignores `structured_outputs` below 0.11 and `guided_*` from 0.12 on, and honours
+`response_format`.
 
 For tests: `GET /_seen` lists the inference and adapter requests it received (path, headers, body, cancelled, status),
-`DELETE /_seen` empties the list, `POST /_reset` forgets all but the flags, `GET /_fault` shows the faults and
-`POST /_fault {name: value}` sets them (null clears one):
+`DELETE /_seen` empties the list, `GET /_asked` lists all that was asked of it ("POST /sleep"), `POST /_reset` forgets
+all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value}` sets them (null clears one):
 
     delay_s          wait before answering                  token_delay_s    wait before each token
     hang             never answer                           status           answer inference with this status
@@ -19,7 +21,11 @@ For tests: `GET /_seen` lists the inference and adapter requests it received (pa
     load_delay_s     wait before loading                    unhealthy        /health answers 503
     reply            the text of every reply                replies          text by model name
     finish_reason    instead of "stop"                      tool_calls       in place of content
-    stream_error     end streams with an error event
+    stream_error     end streams with an error event   torn             abort in the middle of a chunk
+    message          the text of a `status`            retry_after      the Retry-After of a `status`
+    reply_times      repeat that text so often
+    status_times     give the `status` so often only    garbage          answer 200 with these characters
+    embeds           serve /v1/embeddings, which a model that generates does not
 """
 
 from __future__ import annotations
@@ -36,8 +42,12 @@ from typing import Any
 from aiohttp import web
 
 from tests.fakes.generation import Generation
+from tests.fakes.vllm_flags import parse
+from tests.fakes.vllm_forms import chat_body, counted, message_events, message_of, response_events, response_of
 
 Json = Any
+
+COUNTING = ("/v1/embeddings", "/v1/score", "/v1/rerank", "/v1/messages/count_tokens", "/tokenize", "/detokenize")
 
 
 class Fake:
@@ -49,6 +59,8 @@ class Fake:
         self.adapters: dict[str, str] = {}
         self.faults: dict[str, Json] = dict(options.faults)
         self.seen: list[dict[str, Json]] = []
+        self.asked: list[str] = []
+        self.stored: dict[str, Json] = {}
         self.running = 0
         self.waiting = 0
         self.idle = asyncio.Event()
@@ -83,11 +95,10 @@ def _error(status: int, message: str, kind: str) -> web.Response:
     return web.json_response(body, status=status)
 
 
-def _check(fake: Fake, body: Json, chat: bool) -> web.Response | None:
+def _check(fake: Fake, body: Json, field: str) -> web.Response | None:
     if not isinstance(body, dict):
         return _error(400, "[{'type': 'dict_type', 'msg': 'Input should be a valid dictionary'}]", "Bad Request")
-    field = "messages" if chat else "prompt"
-    if field not in body:
+    if field and field not in body:
         detail = f"[{{'type': 'missing', 'loc': ('body', '{field}'), 'msg': 'Field required'}}]"
         return _error(400, detail, "Bad Request")
     model = body.get("model")
@@ -98,10 +109,10 @@ def _check(fake: Fake, body: Json, chat: bool) -> web.Response | None:
 
 async def _infer(request: web.Request) -> web.StreamResponse:
     fake = request.app[FAKE]
-    chat = request.path.endswith("/chat/completions")
     body = await request.json()
     row = fake.note(request, body)
-    refusal = _check(fake, body, chat)
+    field = {"/v1/completions": "prompt", "/v1/responses": "input"}.get(request.path, "messages")
+    refusal = _check(fake, body, field)
     if refusal is not None:
         row["status"] = refusal.status
         return refusal
@@ -114,7 +125,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         fake.running += 1
         fake.idle.clear()
         try:
-            response = await _answer(fake, request, Generation(fake.faults, fake.served, body, chat), body)
+            response = await _answer(fake, request, _generation(fake, request.path, body), body)
         finally:
             fake.running -= 1
             if fake.running == 0:
@@ -126,6 +137,13 @@ async def _infer(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def _generation(fake: Fake, path: str, body: Json) -> Generation:
+    release = tuple(int(part) for part in fake.options.fake_version.split(".")[:2])
+    if path in ("/v1/responses", "/v1/messages"):
+        body = chat_body(body, path)
+    return Generation(fake.faults, fake.served, body, path != "/v1/completions", release)
+
+
 async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json) -> web.StreamResponse:
     if fake.fault("hang"):
         await asyncio.Event().wait()
@@ -135,7 +153,16 @@ async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json
         fake.faults["fail_next"] -= 1
         status = 500
     if status != 200:
-        return _error(status, "the fake engine was told to fail", "InternalServerError")
+        times = fake.fault("status_times")
+        if times is None or times > 0:
+            fake.faults |= {} if times is None else {"status_times": times - 1}
+            response = _error(status, str(fake.fault("message", "the fake engine was told to fail")), "InternalError")
+            if fake.fault("retry_after") is not None:
+                response.headers["Retry-After"] = str(fake.fault("retry_after"))
+            return response
+    if fake.fault("garbage") is not None:
+        kind = "text/event-stream" if body.get("stream") else "application/json"
+        return web.Response(body=str(fake.fault("garbage")).encode("latin-1"), content_type=kind)
     if body.get("stream"):
         return await _stream(fake, request, made, body)
     aborts = fake.aborts
@@ -148,7 +175,32 @@ async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json
         request.transport.abort()
     if fake.fault("exit_after") is not None:
         os._exit(9)
+    if request.path == "/v1/messages":
+        return web.json_response(message_of(made), dumps=_compact)
+    if request.path == "/v1/responses":
+        reply = response_of(made, body)
+        fake.stored[reply["id"]] = reply
+        return web.json_response(reply, dumps=_compact)
     return web.json_response(made.whole())
+
+
+def _compact(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+async def _stream_events(fake: Fake, response: web.StreamResponse, request: web.Request, events: Json) -> None:
+    for sent, event in enumerate(events, start=1):
+        await asyncio.sleep(float(fake.fault("token_delay_s", 0)))
+        await _write(fake, response, event, f"event: {event['type']}\n".encode())
+        if fake.fault("die_after") is not None and sent >= int(fake.fault("die_after")):
+            assert request.transport is not None
+            request.transport.abort()
+            return
+        if fake.fault("stream_error"):
+            error = {"type": "error", "error": {"type": "internal_error", "message": "engine core died"}}
+            await _write(fake, response, error, b"event: error\n")
+            break
+    await response.write_eof()
 
 
 async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json) -> web.StreamResponse:
@@ -156,6 +208,11 @@ async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json
     await response.prepare(request)
     if fake.fault("die_after") == 0 and request.transport is not None:
         request.transport.abort()
+        return response
+    if request.path in ("/v1/responses", "/v1/messages"):
+        is_message = request.path == "/v1/messages"
+        events = message_events(made) if is_message else response_events(made, body)
+        await _stream_events(fake, response, request, events)
         return response
     aborts = fake.aborts
     chunks = [made.first_chunk()] if made.chat else []
@@ -167,6 +224,10 @@ async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json
         if fake.aborts != aborts:
             ending = made.chunk("", "abort")
             break
+        if fake.fault("torn") is not None and sent > int(fake.fault("torn")) and request.transport is not None:
+            await response.write(b"data: " + json.dumps(chunk).encode()[:30])
+            request.transport.abort()
+            return response
         await _write(fake, response, chunk)
         if fake.fault("exit_after") is not None and sent >= int(fake.fault("exit_after")):
             os._exit(9)
@@ -185,13 +246,43 @@ async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json
     return response
 
 
-async def _write(fake: Fake, response: web.StreamResponse, chunk: Json) -> None:
-    line = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
+async def _write(fake: Fake, response: web.StreamResponse, chunk: Json, name: bytes = b"") -> None:
+    line = name + b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
     size = int(fake.fault("split_bytes", 0)) or len(line)
     for start in range(0, len(line), size):
         await response.write(line[start : start + size])
         if size < len(line):
             await asyncio.sleep(0)
+
+
+async def _count(request: web.Request) -> web.Response:
+    fake = request.app[FAKE]
+    body = await request.json()
+    row = fake.note(request, body)
+    if fake.fault("hang"):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            row["cancelled"] = True
+            raise
+    refusal = _check(fake, body, "")
+    if refusal is None and request.path == "/v1/embeddings" and not fake.fault("embeds"):
+        refusal = _error(400, "The model does not support Embeddings API", "BadRequestError")
+    if refusal is not None:
+        return refusal
+    reply = counted(request.path, body, body.get("model") or fake.served)
+    return _error(400, "Field required", "Bad Request") if reply is None else web.json_response(reply, dumps=_compact)
+
+
+async def _stored(request: web.Request) -> web.Response:
+    fake = request.app[FAKE]
+    fake.note(request, None)
+    reply = fake.stored.get(request.match_info["id"])
+    if reply is None:
+        return _error(404, f"Response with id '{request.match_info['id']}' not found.", "invalid_request_error")
+    if request.path.endswith("/cancel"):
+        return _error(400, "Cannot cancel a synchronous response.", "invalid_request_error")
+    return web.json_response(reply, dumps=_compact)
 
 
 async def _models(request: web.Request) -> web.Response:
@@ -313,9 +404,15 @@ async def _seen(request: web.Request) -> web.Response:
     return web.json_response(fake.seen)
 
 
+async def _asked(request: web.Request) -> web.Response:
+    return web.json_response(request.app[FAKE].asked)
+
+
 async def _reset(request: web.Request) -> web.Response:
     fake = request.app[FAKE]
     fake.seen.clear()
+    fake.asked.clear()
+    fake.stored.clear()
     fake.faults.clear()
     fake.adapters.clear()
     return web.json_response({})
@@ -333,6 +430,8 @@ async def _fault(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Json) -> web.StreamResponse:
+    if not request.path.startswith("/_"):
+        request.app[FAKE].asked.append(f"{request.method} {request.raw_path}")
     key = request.app[FAKE].options.api_key
     if key and request.path.startswith("/v1") and request.headers.get("Authorization") != f"Bearer {key}":
         return web.json_response({"error": "Unauthorized"}, status=401)
@@ -345,10 +444,15 @@ def make_app(options: argparse.Namespace) -> web.Application:
     app = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[_guard])
     app[FAKE] = Fake(options)
     get: dict[str, Json] = {"/v1/models": _models, "/health": _health, "/version": _version, "/metrics": _metrics}
-    get |= {"/_seen": _seen, "/_fault": _fault, "/openapi.json": _openapi}
+    get |= {"/_seen": _seen, "/_asked": _asked, "/_fault": _fault, "/openapi.json": _openapi}
+    get |= {"/v1/responses/{id}": _stored}
     post: dict[str, Json] = {
         "/v1/chat/completions": _infer,
         "/v1/completions": _infer,
+        "/v1/responses": _infer,
+        "/v1/responses/{id}/cancel": _stored,
+        "/v1/messages": _infer,
+        **dict.fromkeys(COUNTING, _count),
         "/_fault": _fault,
         "/_reset": _reset,
     }
@@ -361,37 +465,6 @@ def make_app(options: argparse.Namespace) -> web.Application:
     app.add_routes([web.post(path, handler) for path, handler in post.items()])
     app.add_routes([web.delete("/_seen", _seen)])
     return app
-
-
-def _fault_option(text: str) -> tuple[str, Json]:
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value or "true")
-    except ValueError:
-        return name, value
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; what only the real server knows is ignored."""
-    parser = argparse.ArgumentParser(prog="tests.fakes.vllm", allow_abbrev=False)
-    parser.add_argument("-m", dest="module", help="ignored")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7777)
-    parser.add_argument("--model", default="fake-base")
-    parser.add_argument("--served-model-name", nargs="*")
-    parser.add_argument("--max-model-len", type=int, default=4096)
-    parser.add_argument("--api-key", default="")
-    parser.add_argument("--fake-version", default="0.32.0")
-    parser.add_argument("--start-delay-s", type=float, default=0.0, help="unhealthy for so long after the start")
-    parser.add_argument("--listen-delay-s", type=float, default=0.0, help="not listening for so long after the start")
-    parser.add_argument("--no-runtime-lora", action="store_true")
-    parser.add_argument("--no-dev-mode", action="store_true")
-    parser.add_argument("--any-lora-path", action="store_true", help="load adapters whose folder does not exist")
-    parser.add_argument("--exit-at-start", type=int, default=None, help="end at once with this exit code")
-    parser.add_argument("--ignore-sigterm", action="store_true")
-    parser.add_argument("--fault", dest="faults", action="append", type=_fault_option, default=[])
-    options, _ = parser.parse_known_args(arguments)
-    return options
 
 
 def _ending(options: argparse.Namespace, ended: asyncio.Event) -> Callable[[], None]:

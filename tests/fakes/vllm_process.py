@@ -56,6 +56,11 @@ class RunningVllm:
         rows: list[dict[str, Any]] = await self.call("GET", "/_seen")
         return [row for row in rows if row["path"].endswith(path)]
 
+    async def asked(self) -> list[str]:
+        """Return all that was asked of it, as "POST /sleep"."""
+        asked: list[str] = await self.call("GET", "/_asked")
+        return asked
+
     async def until_cancelled(self, within_s: float = 5.0) -> dict[str, Any]:
         """Wait until the newest request was cut by its client."""
         async with asyncio.timeout(within_s):

@@ -183,7 +183,7 @@ async def test_a_body_at_the_limit_passes_and_one_above_is_refused(world: World)
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/v1/load_lora_adapter", 404),
+        ("POST", "/v1/load_lora_adapters", 404),
         ("POST", "/sleep", 404),
         ("GET", "/", 404),
         ("GET", "/v1/chat/completions/", 404),

@@ -22,7 +22,7 @@ NOUNS, PURE, WORLD, LOOPS, COMPOSE, CHILD = 0, 1, 2, 3, 4, 9
 
 LAYERS: dict[int, str] = {
     NOUNS: """
-        errors config curriculum adapter exchange keys user learner.protocol
+        errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
         consent ending idle report rollout
@@ -30,9 +30,10 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.features proxy.limits proxy.passages
-        proxy.recognition proxy.refusals proxy.rename proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sse
-        proxy.stages proxy.turns proxy.validity
+        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms proxy.gaia
+        proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
+        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.splice proxy.sse proxy.stages proxy.turns
+        proxy.validity
     """,
     WORLD: """
         conversations cycles db keyfile logs migrations migrations.env migrations.versions notify registry
@@ -40,7 +41,7 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.ports proxy.recorder proxy.relay proxy.rulebook proxy.upstream proxy.whole
+        proxy.early proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook proxy.upstream proxy.whole
     """,
     LOOPS: """
         schedule
@@ -48,7 +49,7 @@ LAYERS: dict[int, str] = {
         gpu.loop
         learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
         learner.steps
-        proxy.app proxy.inference proxy.server
+        proxy.app proxy.inference proxy.server proxy.stored
     """,
     COMPOSE: """
         daemon __main__

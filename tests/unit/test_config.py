@@ -6,14 +6,14 @@ import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
-from functools import reduce
-from operator import attrgetter, getitem
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from gaiad.config import DEFAULT_STAGES, Config, lora_rank_slot, parse_config
 from gaiad.errors import ConfigError
+from gaiad.options import StageOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("/etc/gaiad")
@@ -38,6 +38,8 @@ def keys() -> Iterator[tuple[str, str, object]]:
                 continue
             default = field.default
             yield section, field.name, list(default) if isinstance(default, tuple) else default
+    for field in dataclasses.fields(StageOptions):
+        yield "proxy.options.STAGE", field.name, field.default
     for stage, adapter in DEFAULT_STAGES.items():
         yield "stages", stage, adapter
 
@@ -64,6 +66,16 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ("[proxy]\nmax_held = true", "proxy.max_held", "True"),
         ('[proxy]\nstream_errors = "ignore"', "proxy.stream_errors", "'event', 'close'"),
         ('[proxy]\ndefault_stage = "chat"', "proxy.default_stage", "'chat'"),
+        ("[proxy]\nearly_headers_s = -1", "proxy.early_headers_s", "-1"),
+        ("[proxy]\noptions = 1", "[proxy.options]", "table for each stage"),
+        ("[proxy.options]\nintent = 1", "[proxy.options.intent]", "table"),
+        ("[proxy.options.chat]\nmax_tokens = 1", "[proxy.options.chat]", "tool_review"),
+        ("[proxy.options.intent]\nmaxtokens = 1", "proxy.options.intent.maxtokens", "known: "),
+        ("[proxy.options.intent]\nmax_tokens = -1", "proxy.options.intent.max_tokens", "-1"),
+        ("[proxy.options.intent]\nmax_tokens = 1.5", "proxy.options.intent.max_tokens", "1.5"),
+        ("[proxy.options.intent]\ntemperature = nan", "proxy.options.intent.temperature", "finite"),
+        ("[proxy.options.intent]\nfence_json = 1", "proxy.options.intent.fence_json", "1"),
+        ("[proxy.options.intent]\nprelude_file = 1", "proxy.options.intent.prelude_file", "1"),
         ("[proxy]\nexchange_routes = 1", "proxy.exchange_routes", "1"),
         ("[proxy]\nlimits = 3", "[proxy.limits]", "table"),
         ("[proxy.limits]\nmax_tokens = 0", "proxy.limits.max_tokens", "0"),
@@ -130,6 +142,17 @@ def test_an_empty_stage_means_the_base_and_new_stages_may_be_added() -> None:
     assert config.stages["tool_selection"] == "json-architect"
 
 
+def test_a_stage_may_have_options_the_base_too() -> None:
+    config = parse(
+        MINIMAL + '[proxy.options.base]\nmax_tokens = 5\n[proxy.options.intent]\nprelude_file = "identity.txt"\n'
+    )
+    assert config.options == {
+        "base": StageOptions(max_tokens=5),
+        "intent": StageOptions(prelude_file="/etc/gaiad/identity.txt"),
+    }
+    assert parse(MINIMAL).options == {}
+
+
 def test_paths_count_from_the_settings_file_and_urls_lose_their_slash() -> None:
     config = parse(
         'state_dir = "var"\ncontrol_socket = "run/c.sock"\n'
@@ -173,7 +196,9 @@ def test_the_example_sets_every_key_to_its_default() -> None:
     parse(text)
     must_be_chosen = {("engine", "base_model")}
     for section, key, default in keys():
-        table = reduce(getitem, section.split("."), document) if section else document
+        table = document
+        for name in section.split(".") if section else ():
+            table = table["tool_selection" if name == "STAGE" else name]
         assert key in table, f"examples/gaiad.toml lacks {section}.{key}"
         if (section, key) not in must_be_chosen:
             assert table[key] == default, f"{section}.{key}"

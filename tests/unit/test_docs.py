@@ -11,6 +11,7 @@ import pytest
 from gaiad.adapter import VersionStage
 from gaiad.gpu import handoff
 from gaiad.learner import cycle
+from gaiad.proxy import endpoints, gaia
 from tools import diagrams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,12 @@ def test_every_state_is_explained(kind: type[StrEnum]) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_every_path_of_the_proxy_is_on_its_page() -> None:
+    page = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+    paths = {*endpoints.INFERENCE, *endpoints.ERRANDS, *gaia.NOTHING_TO_DO}
+    assert [path for path in sorted(paths) if not re.search(rf"[` ]{re.escape(path)}[` ]", page)] == []
 
 
 def test_the_readme_is_short_and_names_only_real_targets() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.proxy.body import decoded, joined, nests_deeper_than, raw_fields, read_fields, value_of
+from gaiad.proxy.body import decoded, joined, nests_deeper_than, raw, raw_fields, read_fields, value_of
 from gaiad.proxy.refusals import Rejection
 
 JSON = st.recursive(
@@ -93,3 +93,13 @@ def depth_of(value: object) -> int:
 def test_depth_is_that_of_the_value_whatever_its_strings_hold(value: Any, more: list[str], limit: int) -> None:
     value = [value, "".join(more), {"".join(more): value}]
     assert nests_deeper_than(json.dumps(value).encode(), limit) == (depth_of(value) > limit)
+
+
+@pytest.mark.parametrize("inner", ["[%s]", '{"a":-%s}'])
+def test_a_number_inside_that_python_does_not_read_is_carried_along(inner: str) -> None:
+    digits = "7" * 5000
+    body = ('{"x":' + inner % digits + "}").encode()
+    fields = read_fields(body)
+    assert not isinstance(fields, Rejection)
+    assert joined({"x": raw(value_of(fields, "x"))}) == body
+    assert digits in str(decoded(fields))

@@ -20,7 +20,9 @@ SCHEMA: dict[str, Any] = {"type": "object", "required": ["tool"], "properties": 
 
 
 def both_ways(chat: bool, **faults: object) -> tuple[ReplyCopy, ReplyCopy]:
-    made = Generation(faults, "base", {"messages": [{"content": "Wie geht's?"}]} if chat else {"prompt": "x y"}, chat)
+    made = Generation(
+        faults, "base", {"messages": [{"content": "Wie geht's?"}]} if chat else {"prompt": "x y"}, chat, (0, 32)
+    )
     chunks = [made.first_chunk()] if chat else []
     chunks += [made.chunk(token) for token in made.tokens] + made.tool_chunks()
     chunks += [made.chunk("", made.finish_reason), made.usage_chunk()]

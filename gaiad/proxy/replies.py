@@ -1,0 +1,28 @@
+"""Replies that are whole: the proxy's own refusals, and what the engine answered, as responses to a client."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gaiad.proxy.refusals import Rejection
+from gaiad.proxy.upstream import Call
+from gaiad.proxy.whole import WholeReply
+
+
+def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web.Response:
+    """Put a rejection into OpenAI's error shape."""
+    headers = dict(headers or {})
+    if rejection.retry_after_s is not None:
+        headers["Retry-After"] = str(rejection.retry_after_s)
+    response = web.json_response(rejection.body(), status=rejection.status, headers=headers)
+    if rejection.closes:
+        response.force_close()
+    return response
+
+
+def passed_on(call: Call, raw: bytes, headers: dict[str, str]) -> WholeReply:
+    """The engine's reply with `raw` as its body; of its headers only those that a client acts on."""
+    headers["Content-Type"] = call.header("content-type") or "application/json"
+    if retry_after := call.header("retry-after"):
+        headers["Retry-After"] = retry_after
+    return WholeReply(status=call.status, headers=headers, body=raw)
