@@ -46,7 +46,7 @@ from gaiad.proxy.refusals import (
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, Renamer, renamed_reply
-from gaiad.proxy.replies import passed_on, rejected
+from gaiad.proxy.replies import body_of, passed_on, rejected
 from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
 from gaiad.proxy.stored import AskedNames
@@ -181,7 +181,7 @@ class Inference:
         if stream is None or answer is stream:
             return answer
         self._status = stream.status
-        body = answer.body if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else b""
+        body = body_of(answer)
         await self._break_off(stream, event_of(body, self._form) if answer.status >= 400 else None)
         return stream
 

@@ -20,6 +20,13 @@ def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web
     return response
 
 
+def body_of(reply: web.StreamResponse) -> bytes:
+    """The body of a reply that is whole; nothing of one that is not."""
+    if isinstance(reply, WholeReply):
+        return reply.whole_body
+    return reply.body if isinstance(reply, web.Response) and isinstance(reply.body, bytes) else b""
+
+
 def passed_on(call: Call, raw: bytes, headers: dict[str, str]) -> WholeReply:
     """The engine's reply with `raw` as its body; of its headers only those that a client acts on."""
     headers["Content-Type"] = call.header("content-type") or "application/json"

@@ -26,7 +26,7 @@ class WholeReply(web.StreamResponse):
         # Nothing of the general response's own state is used: what aiohttp asks for is answered below.
         self._status = status
         self._whole_headers = headers
-        self._whole_body = body
+        self.whole_body = body
         self._keep_alive: bool | None = None
         self._asked: web.BaseRequest | None = None
         self._out: StreamWriter | None = None
@@ -52,8 +52,8 @@ class WholeReply(web.StreamResponse):
         transport = out.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        transport.write(self._head(request) + self._whole_body)
-        out.output_size += len(self._whole_body)
+        transport.write(self._head(request) + self.whole_body)
+        out.output_size += len(self.whole_body)
         await out.drain()
 
     def _head(self, request: web.BaseRequest) -> bytes:
@@ -63,7 +63,7 @@ class WholeReply(web.StreamResponse):
         if told.count("\n") != len(self._whole_headers) or told.count("\r") != len(self._whole_headers):
             raise ValueError("a header of a reply holds a line break")
         connection = _connection(bool(self._keep_alive), modern)
-        length = len(self._whole_body)
+        length = len(self.whole_body)
         return (
             f"{_status_line(self._status, modern)}{told}{connection}Content-Length: {length}\r\n"
             f"Date: {_date(int(time.time()))}\r\nServer: {_SERVER}\r\n\r\n"
