@@ -241,3 +241,18 @@ async def test_without_a_file_of_keys_any_key_will_do(engine: RunningVllm, tmp_p
         door = Door(world, tmp_path / "keys.json", session)
         assert (await door.post())[0] == 200
         assert (await door.post("whatever"))[0] == 200
+
+
+async def test_a_kept_response_is_for_the_key_that_asked_for_it(door: Door) -> None:
+    ada, bob = door.key("ada"), door.key("bob")
+    _, _, first = await door.post(ada, "/v1/responses", {"input": "a"})
+    path = f"/v1/responses/{first['id']}"
+    assert (await door.get(path, ada))[0] == 200
+    status, told = await door.get(path, bob)
+    assert (status, told["error"]["code"]) == (404, "unknown_response")
+    assert (await door.post(bob, f"{path}/cancel", {}))[0] == 404
+
+
+async def test_a_key_that_is_held_to_stages_may_send_errands(door: Door) -> None:
+    key = door.key("ada", stages="intent")
+    assert (await door.post(key, "/tokenize", {"prompt": "a"}))[0] == 200
