@@ -16,15 +16,17 @@ _WINDOW = r"maximum context length is (?P<window>\d+) tokens"
 _WORDINGS = tuple(
     re.compile(wording, re.DOTALL)
     for wording in (
-        # 0.10 to 0.15, asked for too much: "(8000 > 4096 - 2778)" stands in it, but without the name before it.
+        # The three wordings of earlier releases, as their users quote them; which release had which is not relied on.
+        # "(8000 > 4096 - 2778)" stands in this one, but without the name before it.
         rf"is too large: (?P<asked>\d+)\. This model's {_WINDOW} and your request has (?P<used>\d+) input tokens",
-        # 0.10 and before, and servers that speak like it.
+        # Both parts counted.
         rf"{_WINDOW}\. However, you requested \d+ tokens "
         r"\((?P<used>\d+) in the (?:messages|prompt), (?P<asked>\d+) in the completion\)",
-        # From 0.16 on; "at least" where the engine stopped counting.
+        # "At least" where the engine stopped counting.
         rf"{_WINDOW}\. However, you requested (?P<asked>\d+) output tokens and your prompt contains "
         r"(?:at least )?(?P<used>\d+) input tokens",
-        # 0.32: more than the whole window was asked for, and the prompt was not looked at yet.
+        # 0.32, whose only one it is: more than the window was asked for, and the prompt was not looked at yet. Tokens
+        # that merely do not fit beside the prompt are lowered by that engine itself.
         r"max(?:_completion|_output)?_tokens=(?P<asked>\d+) cannot be greater than "
         r"(?:max_model_len|max_total_tokens)=(?P<window>\d+)(?P<used>)\.",
     )

@@ -265,6 +265,10 @@ async def _count(request: web.Request) -> web.Response:
         except asyncio.CancelledError:
             row["cancelled"] = True
             raise
+    if fake.fault("die_after") is not None and request.transport is not None:
+        request.transport.abort()
+    if fake.fault("garbage") is not None:
+        return web.Response(body=str(fake.fault("garbage")).encode("latin-1"), content_type="application/json")
     refusal = _check(fake, body, "")
     if refusal is None and request.path == "/v1/embeddings" and not fake.fault("embeds"):
         refusal = _error(400, "The model does not support Embeddings API", "BadRequestError")
