@@ -132,6 +132,8 @@ class _Daemon:
         self.conversations = Conversations(database)
         await self.conversations.load()
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
+        # On every way out: after the doors are shut, before the database is.
+        stack.push_async_callback(self.recorder.flush)
 
     def _build(self, curricula: list[Curriculum]) -> None:
         config = self.config

@@ -109,16 +109,17 @@ class WatchedKeys:
             self._look_at = now + LOOK_EVERY_S
         mark = self._look()
         if mark != self._mark:
-            self._mark = mark
             self._ring = self._reread()
+            self._mark = mark
         return self._ring
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, int, int, int] | None:
         try:
             found = os.stat(self._path)
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        # The last one changes with owner and mode too, so that a mended file is seen.
+        return found.st_mtime_ns, found.st_ino, found.st_size, found.st_ctime_ns
 
     def _reread(self) -> Keyring:
         try:

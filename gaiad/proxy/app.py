@@ -38,7 +38,8 @@ from gaiad.proxy.gaia import (
     status,
     unloading,
 )
-from gaiad.proxy.inference import KEY, Inference, read_body
+from gaiad.proxy.incoming import read_body
+from gaiad.proxy.inference import KEY, Inference
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,

@@ -1,7 +1,7 @@
 """The engine's paths that clients may use: an allow-list, and what each is to the proxy.
 
 Pure. What is not in the table never reaches the engine, and what is reaches it under the path as it stands here: no
-query, no encoding of the client's goes along. What is done on a path is decided in `inference` and `errand`.
+query, no encoding of the client's goes along. What is done on a path is decided in `inference` and `stored`.
 """
 
 from __future__ import annotations

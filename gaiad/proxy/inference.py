@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import time
 from typing import Any, assert_never
 
@@ -18,7 +17,6 @@ import structlog
 from aiohttp import web
 
 from gaiad.adapter import RegistrySnapshot
-from gaiad.config import ProxyConfig
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.keys import Key
@@ -31,40 +29,37 @@ from gaiad.proxy.early import EarlyHeaders
 from gaiad.proxy.endpoints import Endpoint, Form
 from gaiad.proxy.forms import EventRenamer, event_of, refusal, whole_reply, with_model
 from gaiad.proxy.forms import said_by as said_in
+from gaiad.proxy.incoming import new_request_id, read_body
 from gaiad.proxy.options import FencedStream, fenced_reply, optioned
 from gaiad.proxy.overflow import reworded
 from gaiad.proxy.ports import Lease, ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
-    bad_request,
     engine_failed,
     engine_timeout,
     not_now,
-    too_large,
     too_many_at_once,
-    too_slow,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, Renamer, renamed_reply
 from gaiad.proxy.replies import body_of, passed_on, rejected
 from gaiad.proxy.routing import Serve, may_come_to_serve, route
 from gaiad.proxy.said import Said, copy_of, said_by
-from gaiad.proxy.stored import AskedNames
+from gaiad.proxy.stored import AskedNames, closed_response
 from gaiad.proxy.turns import Turns
-from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, Upstream
+from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, NotTaken, Upstream
 from gaiad.proxy.validity import Validity, judge
 from gaiad.rollout import ReplyOutcome
 
 _log = structlog.get_logger()
 
 RECONNECT_PAUSE_S = 0.2
+MOST_RESETS = 3
 CLIENT_GONE_STATUS = 499
 FAULT_STATUS = 500
 KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
 """Under which a request carries its API key."""
 _NOBODY: frozenset[str] = frozenset()
-_CHANCE_BYTES = 10
-_pool = bytearray()
 
 
 class Inference:
@@ -80,8 +75,7 @@ class Inference:
         names: AskedNames,
     ) -> None:
         self._arrived_wall = time.time()
-        # Ids that grow with time keep the store's index together: rows of a batch fall into the same pages.
-        self.request_id = f"gaia-{int(self._arrived_wall * 1000):012x}{_chance()}"
+        self.request_id = new_request_id(self._arrived_wall)
         self._deps = deps
         self._upstream = upstream
         self._turns = turns
@@ -95,6 +89,7 @@ class Inference:
         self._routed: tuple[RegistrySnapshot, str, Serve | Rejection] | None = None
         self._status = CLIENT_GONE_STATUS
         self._unready = ""
+        self._resets = 0
         self._payloads: list[bytes] = []
         self._said: Said | None = None
         self._first_byte_at: float | None = None
@@ -155,10 +150,13 @@ class Inference:
 
     def _early_rejection(self, ask: Ask) -> Rejection | None:
         """What is wrong for good, so that nothing need be waited for; the rest is judged once the gate is open."""
-        # 1. Constraints that contradict each other.
+        # 1. Constraints that contradict each other, and replies of another key.
         conflict = conflicting(ask.fields)
         if conflict is not None:
             return conflict
+        closed = closed_response(ask, self._names) if self._form is Form.RESPONSES else None
+        if closed is not None:
+            return closed
         # 2. Until the engine was asked, any name may be its own.
         if self._deps.facts() is None:
             return None
@@ -228,6 +226,8 @@ class Inference:
             if call.content_type == "text/event-stream":
                 return await self._relay_stream(ask, call, rewritten)
             return await self._relay_whole(ask, call)
+        except NotTaken as error:
+            return self._was_not_taken(ask, error)
         except TimeoutError:
             return self._reject(engine_timeout(self._deps.config.proxy.upstream_timeout_s), ask)
         except BrokenOff as error:
@@ -235,6 +235,14 @@ class Inference:
             return self._reject(engine_failed(str(error)), ask)
         finally:
             call.close()
+
+    def _was_not_taken(self, ask: Ask, error: NotTaken) -> web.StreamResponse | None:
+        """What dies takes no more: the request goes back to waiting, but not for ever before one that lives."""
+        self._resets += 1
+        if self._resets > MOST_RESETS:
+            return self._reject(engine_failed(str(error)), ask)
+        self._unready = "the engine took no request"
+        return None
 
     async def _relay_whole(self, ask: Ask, call: Call) -> web.StreamResponse | None:
         raw = await call.whole()
@@ -325,18 +333,23 @@ class Inference:
         """The reply is whole: judge it and tell at once, before the last byte is on its way."""
         self._complete = True
         try:
-            self._said = self._summed_up(ask)
-            if self._form is not Form.PLAIN:
-                self._judge(ask, self._serve, self._said)
+            said = self._said = self._summed_up(ask)
+            # An engine that says of its own reply that it failed is no evidence against a version.
+            self._complete = said is not None
+            if said is not None and self._form is not Form.PLAIN:
+                self._judge(ask, self._serve, said)
         except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
             _log.error("reply_not_judged", request_id=self.request_id, error=type(error).__name__)
 
-    def _summed_up(self, ask: Ask) -> Said:
+    def _summed_up(self, ask: Ask) -> Said | None:
+        """What was said; None where the engine says that it failed."""
         if self._form is Form.CHAT or self._form is Form.TEXT:
             return said_by(self._payloads)
         if self._form is Form.RESPONSES:
             whole = whole_reply(self._form, self._payloads)
             self._names.note(whole.get("id"), self._model_for_client(ask), ask.key.name if ask.key else None)
+            if whole.get("status") == "failed":
+                return None
         return said_in(self._form, self._payloads)
 
     def _judge(self, ask: Ask, serve: Serve | None, said: Said) -> None:
@@ -462,33 +475,3 @@ class Inference:
             headers["X-Gaia-Adapter"] = self._serve.label
             headers["X-Gaia-Arm"] = self._serve.arm
         return headers
-
-
-def _chance() -> str:
-    """Twenty hex digits that nobody can guess, from a pool: asking the kernel each time would cost more."""
-    if len(_pool) < _CHANCE_BYTES:
-        _pool.extend(os.urandom(_CHANCE_BYTES * 256))
-    taken = _pool[-_CHANCE_BYTES:].hex()
-    del _pool[-_CHANCE_BYTES:]
-    return taken
-
-
-async def read_body(request: web.BaseRequest, proxy: ProxyConfig) -> bytes | Rejection:
-    """Read a request's body, or say why it cannot be had."""
-    limit_bytes, limit_s = proxy.max_body_bytes, proxy.limits.body_timeout_s
-    if request.content_length is not None and request.content_length > limit_bytes:
-        return too_large(limit_bytes)
-    content = request.content
-    try:
-        # Mostly it is all there already.
-        if content.is_eof() and content.exception() is None:
-            raw = content.read_nowait(-1)
-            return raw if len(raw) <= limit_bytes else too_large(limit_bytes)
-        async with asyncio.timeout(limit_s):
-            return await request.read()
-    except TimeoutError:
-        return too_slow(limit_s)
-    except web.HTTPRequestEntityTooLarge:
-        return too_large(limit_bytes)
-    except web.RequestPayloadError:
-        return bad_request("The body ended early or its Content-Encoding is wrong.")

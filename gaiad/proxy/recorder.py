@@ -46,6 +46,7 @@ class Recorder:
     ) -> None:
         self._store = conversations
         self._queue_size = queue_size
+        self._batch = min(BATCH, queue_size)
         self._retry_delays_s = tuple(retry_delays_s)
         self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()
@@ -72,7 +73,7 @@ class Recorder:
         self._pending.append(record)
         self._offered += 1
         self._arrived.set()
-        if len(self._pending) == BATCH:
+        if len(self._pending) == self._batch:
             self._full.set()
         return True
 
@@ -91,7 +92,7 @@ class Recorder:
 
     async def _linger(self) -> None:
         # 1. A batch is full already. 2. It fills, or its time is over.
-        if len(self._pending) >= BATCH:
+        if len(self._pending) >= self._batch:
             return
         self._full.clear()
         with contextlib.suppress(TimeoutError):

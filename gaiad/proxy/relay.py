@@ -7,6 +7,8 @@ the stream ended; what follows from that is the caller's to decide.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from enum import StrEnum
 
 from aiohttp import web
@@ -67,12 +69,26 @@ class StreamRelay:
                     return Ending.CLIENT_GONE
                 if self._renamer.error_event is not None:
                     return Ending.ENGINE_BROKE
-                await self._writer.drain()
+                if not await self._drained():
+                    return Ending.CLIENT_GONE
                 self._call.go_on()
         except (BrokenOff, TimeoutError):
             return Ending.ENGINE_BROKE
         self._write(self._renamer.close())
         return Ending.CLIENT_GONE if self._gone else Ending.WHOLE
+
+    async def _drained(self) -> bool:
+        """Wait for the client to read; one that reads nothing may not hold the engine longer than its call may last."""
+        assert self._writer is not None
+        try:
+            async with asyncio.timeout(max(0.0, self._call.deadline - time.monotonic())):
+                await self._writer.drain()
+        except TimeoutError:
+            # Closing would wait for the buffer that nobody reads.
+            if self._writer.transport is not None:
+                self._writer.transport.abort()
+            return False
+        return True
 
     def _take(self, piece: bytes) -> None:
         self._write(self._renamer.feed(piece))

@@ -7,20 +7,22 @@ no stage, no row. The name in `model` is the one that the reply was asked for un
 from __future__ import annotations
 
 import time
-import uuid
 
 from aiohttp import web
 
 from gaiad.adapter import version_parts
 from gaiad.errors import Refuse
 from gaiad.keys import Key
+from gaiad.proxy.ask import Ask
+from gaiad.proxy.body import given, value_of
 from gaiad.proxy.endpoints import Form, StoredResponse
 from gaiad.proxy.forms import with_model
+from gaiad.proxy.incoming import new_request_id
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import Rejection, bad_request, engine_failed, engine_timeout, not_now, unknown_response
 from gaiad.proxy.rename import read_reply
 from gaiad.proxy.replies import passed_on, rejected
-from gaiad.proxy.upstream import BrokenOff, NotConnected, Upstream
+from gaiad.proxy.upstream import BrokenOff, NotConnected, NotTaken, Upstream
 
 REMEMBERED = 10_000
 
@@ -35,6 +37,9 @@ class AskedNames:
         """Remember a reply, and forget the oldest where there are too many."""
         if not isinstance(reply_id, str):
             return
+        # An id's owner stays: whoever made the engine use it again gains nothing by that.
+        if reply_id in self._names and self._names[reply_id][1] != owner:
+            return
         self._names[reply_id] = name, owner
         if len(self._names) > REMEMBERED:
             del self._names[next(iter(self._names))]
@@ -48,6 +53,20 @@ class AskedNames:
         return self._names.get(reply_id, (None, None))[1] == owner
 
 
+def closed_response(ask: Ask, names: AskedNames) -> Rejection | None:
+    """Where keys are wanted: no other key's reply may be gone on with, nor may a client choose a reply's id."""
+    if ask.key is None:
+        return None
+    if given(ask.fields, "request_id"):
+        return bad_request("`request_id` is not the client's to choose here.", param="request_id")
+    if not given(ask.fields, "previous_response_id"):
+        return None
+    earlier = value_of(ask.fields, "previous_response_id")
+    if isinstance(earlier, str) and names.is_owned_by(earlier, ask.key.name):
+        return None
+    return unknown_response(str(earlier))
+
+
 class StoredReply:
     """One request for a kept reply."""
 
@@ -59,7 +78,7 @@ class StoredReply:
         self._stored = stored
         self._names = names
         self._key = key
-        self.request_id = f"gaia-{int(time.time() * 1000):012x}{uuid.uuid4().hex[:20]}"
+        self.request_id = new_request_id(time.time())
 
     async def answer(self, query: str) -> web.StreamResponse:
         """Ask the engine, once it may be asked."""
@@ -75,7 +94,7 @@ class StoredReply:
             return self._rejected(not_now(admitted.reason, admitted.hint))
         try:
             return await self._asked_for()
-        except NotConnected:
+        except (NotConnected, NotTaken):
             return self._rejected(not_now("the engine could not be reached", "see gaiadctl status"))
         except TimeoutError:
             return self._rejected(engine_timeout(self._deps.config.proxy.upstream_timeout_s))

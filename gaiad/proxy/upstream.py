@@ -1,12 +1,13 @@
 """Pooled raw HTTP/1.1 connections to the engine: one call at a time on each, its reply handed on as it arrives.
 
-Touches sockets and one timer a call. A stream's bytes go from the engine's socket to whoever asked within the same
-turn of the loop: no task is woken for a chunk. What is sent, and what a reply means, is decided elsewhere.
+Touches sockets and one timer for all calls. A stream's bytes go from the engine's socket to whoever asked within the
+same turn of the loop: no task is woken for a chunk. What is sent, and what a reply means, is decided elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 import time
 from collections import deque
@@ -20,11 +21,13 @@ CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 2.0
 """Shorter than the engine's own 5 s, so that no request goes out on a connection that is being closed."""
 
-_BODILESS = frozenset({204, 304})
-
 
 class NotConnected(Exception):
     """The engine took no connection, so it never saw the request."""
+
+
+class NotTaken(Exception):
+    """The engine closed the connection before it had read the request: it never saw it, or not all of it."""
 
 
 class BrokenOff(Exception):
@@ -82,6 +85,7 @@ class Call:
         """Wait for status and headers.
 
         Raises:
+            NotTaken: the engine closed with the request unread.
             BrokenOff: the engine closed before.
             TimeoutError: it said nothing in time.
         """
@@ -208,11 +212,17 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._held_back = False
+        self._poll = select.poll()
 
     @property
     def usable(self) -> bool:
         """Whether a request can be sent on it."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came on it that the loop has not heard yet: on a free connection that is its end."""
+        return self.usable and not self._poll.poll(0)
 
     def send(self, call: Call, request: bytes) -> None:
         """Begin a call."""
@@ -243,6 +253,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what a call is to know, it is told from within."""
@@ -252,15 +263,18 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._break_off(f"it answered with something that is not HTTP ({error})")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.break_off(f"it answered with something that is not HTTP ({error})")
 
     def eof_received(self) -> bool:
         """Let the transport close."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the call, if one is under way: a reply without a length ends here, any other is broken."""
+        """Tell the call, if one is under way: a reply without a length ends here, any other is broken.
+
+        A closing end that has read all it was sent says so orderly; with something unread it resets the connection.
+        """
         self._transport = None
         self._pool.forget(self)
         call = self.call
@@ -269,13 +283,17 @@ class _Connection(asyncio.Protocol):
         if exc is None and call.started and not self._has_length():
             self.call = None
             call.complete()
+        elif isinstance(exc, ConnectionError) and not call.started:
+            self.call = None
+            call.fail(NotTaken("it closed the connection with the request unread"))
         else:
-            self._break_off("it closed the connection")
+            self.break_off("it closed the connection")
 
     def _has_length(self) -> bool:
         return b"content-length" in self._headers or b"transfer-encoding" in self._headers
 
-    def _break_off(self, why: str) -> None:
+    def break_off(self, why: str) -> None:
+        """Close at once, and tell the call."""
         call, self.call = self.call, None
         if call is not None:
             call.fail(BrokenOff(why))
@@ -286,6 +304,9 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a reply."""
         self._headers = {}
+        if self.call is None:
+            # Nobody asked: what follows a whole reply makes the connection useless for the next request.
+            self.cut()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header."""
@@ -346,7 +367,7 @@ class Upstream:
     ) -> Call:
         """Send a request and return the call; whoever gets it must `close` it.
 
-        `path` is as the client sent it, percent-encoding and query included.
+        `path` is the engine's, as `endpoints` has it: no query.
 
         Raises:
             NotConnected: the engine takes no connection.
@@ -377,7 +398,7 @@ class Upstream:
         stale = time.monotonic() - KEEPALIVE_S
         while self._free:
             connection = self._free.pop()
-            if connection.usable and connection.idle_since > stale:
+            if connection.is_quiet and connection.idle_since > stale:
                 return connection
             connection.cut()
         return None
@@ -413,5 +434,5 @@ class Upstream:
         if self._sweeping is not None:
             self._sweeping.cancel()
         for connection in list(self._all):
-            connection.cut()
+            connection.break_off("gaiad is stopping")
         self._free.clear()

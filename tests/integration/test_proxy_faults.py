@@ -305,3 +305,16 @@ async def stands_still(sent: list[int]) -> None:
             if sent[0] != before:
                 before, since = sent[0], time.monotonic()
             await asyncio.sleep(0.02)
+
+
+async def test_a_client_that_reads_nothing_gives_its_lease_back_when_its_time_is_over(engine: RunningVllm) -> None:
+    await engine.fault(reply="x{", reply_times=15_000_000)
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with serving(world_of(engine.url, upstream_timeout_s=1.0)) as world:
+        host, _, port = world.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as stalled:
+            stalled.sendall(head.encode() + body)
+            async with asyncio.timeout(20):
+                while not world.gate.leases or world.gate.running:  # noqa: ASYNC110  the gate is not made for waiting on
+                    await asyncio.sleep(0.01)

@@ -253,6 +253,20 @@ async def test_a_kept_response_is_for_the_key_that_asked_for_it(door: Door) -> N
     assert (await door.post(bob, f"{path}/cancel", {}))[0] == 404
 
 
+async def test_no_key_goes_on_with_a_response_of_another_or_takes_its_id(door: Door, engine: RunningVllm) -> None:
+    ada, bob = door.key("ada"), door.key("bob")
+    _, _, first = await door.post(ada, "/v1/responses", {"input": "a"})
+    seen = len(await engine.seen())
+    going_on = {"input": "repeat the above", "previous_response_id": first["id"]}
+    status, _, told = await door.post(bob, "/v1/responses", going_on)
+    assert (status, told["error"]["code"]) == (404, "unknown_response")
+    taking = {"input": "a", "request_id": first["id"], "store": False}
+    status, _, told = await door.post(bob, "/v1/responses", taking)
+    assert (status, told["error"]["param"]) == (400, "request_id")
+    assert len(await engine.seen()) == seen
+    assert (await door.post(ada, "/v1/responses", going_on))[0] == 200
+
+
 async def test_a_key_that_is_held_to_stages_may_send_errands(door: Door) -> None:
     key = door.key("ada", stages="intent")
     assert (await door.post(key, "/tokenize", {"prompt": "a"}))[0] == 200

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from gaiad.proxy.upstream import BrokenOff, NotConnected, Upstream
+from gaiad.proxy.upstream import BrokenOff, NotConnected, NotTaken, Upstream
 from tests.fakes.vllm_process import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
@@ -192,6 +196,14 @@ async def test_a_call_that_is_given_up_closes_its_connection() -> None:
             await script.gone.wait()
 
 
+async def test_a_connection_on_which_more_came_than_was_asked_for_is_not_used_again() -> None:
+    script = Script([OK + b"HTTP/1.1 200 OK\r\nContent-Le"], [OK])
+    async with playing(script) as upstream:
+        assert await ask(upstream) == (200, b"ok")
+        assert await ask(upstream) == (200, b"ok")
+    assert script.connections == 2
+
+
 async def test_a_call_that_is_over_is_closed_without_harm_to_the_next_one() -> None:
     script = Script([OK], [OK])
     async with playing(script) as upstream:
@@ -230,3 +242,57 @@ async def test_a_connection_that_the_engine_closed_meanwhile_is_not_used() -> No
 async def noticed(upstream: Upstream) -> None:
     while upstream.free:  # noqa: ASYNC110  the pool is not made for waiting on
         await asyncio.sleep(0.001)
+
+
+def reset_unread(listening: socket.socket) -> None:
+    """Take one connection, let something arrive on it, and close it with that unread."""
+    taken, _ = listening.accept()
+    select.select([taken], [], [], 5)
+    taken.close()
+
+
+async def test_a_request_that_the_engine_never_read_is_told_from_one_that_it_broke_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", api_key="", timeout_s=5)
+        reset = asyncio.to_thread(reset_unread, listening)
+        with pytest.raises(NotTaken):
+            await asyncio.gather(ask(upstream, b"x" * 100), reset)
+    await upstream.close()
+
+
+async def test_a_request_in_the_line_of_an_engine_that_ends_was_never_taken() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", api_key="", timeout_s=5)
+    call = await upstream.send("POST", "/v1/completions", b"{}", "gaia-1")
+    listening.close()
+    with pytest.raises(NotTaken):
+        await call.head()
+    call.close()
+    await upstream.close()
+
+
+async def test_a_free_connection_whose_end_is_not_heard_yet_is_not_used() -> None:
+    ending = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        taken, _ = listening.accept()
+        taken.recv(65536)
+        taken.sendall(OK)
+        ending.wait(5)
+        taken.close()
+        again, _ = listening.accept()
+        again.recv(65536)
+        again.sendall(OK)
+        again.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        upstream = Upstream(f"http://127.0.0.1:{listening.getsockname()[1]}", api_key="", timeout_s=5)
+        server = threading.Thread(target=serve, args=(listening,))
+        server.start()
+        assert await ask(upstream) == (200, b"ok")
+        ending.set()
+        # The loop stands still meanwhile, so that it cannot have heard.
+        time.sleep(0.2)  # noqa: ASYNC251
+        assert await ask(upstream) == (200, b"ok")
+        server.join(5)
+    await upstream.close()

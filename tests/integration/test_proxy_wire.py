@@ -267,3 +267,20 @@ async def test_who_sends_no_whole_header_is_cut(wires: Wires, monkeypatch: pytes
     slow.send(START + b"X-A: ")
     assert await silent.until_closed() == b""
     assert await slow.until_closed() == b""
+
+
+async def test_who_asks_before_sending_a_body_is_told_to_go_on(engine: RunningVllm) -> None:
+    body = json.dumps({"prompt": "hi"}).encode()
+    asked = ("POST /v1/completions HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "Expect: 100-continue", "", "")
+    made = world_of(engine.url)
+    made.api_key = "engines-own"
+    async with serving(made) as world:
+        host, _, port = world.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write("\r\n".join(asked).encode())
+        told = await reader.readuntil(b"\r\n\r\n")
+        writer.write(body)
+        answered = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")

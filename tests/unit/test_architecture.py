@@ -41,7 +41,8 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.early proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook proxy.upstream proxy.whole
+        proxy.early proxy.incoming proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook proxy.upstream
+        proxy.whole
     """,
     LOOPS: """
         schedule

@@ -286,3 +286,16 @@ async def test_what_was_shown_as_durable_survives_kill_9(tmp_path: Path) -> None
     await database.close()
     # Everything offered before a shown record was flushed with it.
     assert rows >= {str(number) for number in range(int(shown[-1]) + 1)}
+
+
+async def test_a_queue_smaller_than_a_batch_is_written_as_soon_as_it_is_full() -> None:
+    store = MemoryStore()
+    recorder = Recorder(store, 4, linger_s=3600)
+    writing = asyncio.create_task(recorder.run())
+    for number in range(4):
+        recorder.offer(record(f"r{number}"))
+    async with asyncio.timeout(5):
+        while recorder.waiting:  # noqa: ASYNC110  the recorder is not made for waiting on
+            await asyncio.sleep(0)
+    writing.cancel()
+    assert [len(commit) for commit in store.commits] == [4]
