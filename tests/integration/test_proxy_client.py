@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -24,18 +24,6 @@ TOOLS: Any = [{"type": "function", "function": {"name": "clock", "parameters": {
 class Choice(pydantic.BaseModel):
     tool: str
     sure: bool
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def engine(shared_engine: RunningVllm) -> RunningVllm:
-    await shared_engine.reset(ACTIVE)
-    return shared_engine
 
 
 @pytest_asyncio.fixture

@@ -7,17 +7,16 @@ import json
 import socket
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from gaiad.proxy.endpoints import INFERENCE
-from tests.fakes.proxy_world import ACTIVE, World, serving, world_of
-from tests.fakes.vllm_process import RunningVllm, running_vllm
+from tests.fakes.proxy_world import World, serving, world_of
+from tests.fakes.vllm_process import RunningVllm
 
 MESSAGES: Any = [{"role": "user", "content": "eins zwei drei"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -33,24 +32,6 @@ ENDS = {
     "/v1/responses": b'"type": "response.completed"}\n\n',
     "/v1/messages": b'data: {"type": "message_stop"}\n\n',
 }
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def engine(shared_engine: RunningVllm) -> RunningVllm:
-    await shared_engine.reset(ACTIVE)
-    return shared_engine
-
-
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
-        yield made
 
 
 def ask(session: aiohttp.ClientSession, world: World, path: str, **body: Any) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
-import pytest_asyncio
 
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
 from gaiad.proxy.sse import EventParser
@@ -20,24 +18,6 @@ from tests.fakes.vllm_process import RunningVllm, free_port, running_vllm
 
 MESSAGES: Any = [{"role": "user", "content": "eins zwei drei vier fünf"}]
 TEXT = "[fake-base] grüße 🙂 eins zwei drei vier fünf"
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def engine(shared_engine: RunningVllm) -> RunningVllm:
-    await shared_engine.reset(ACTIVE)
-    return shared_engine
-
-
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
-        yield made
 
 
 def openai_client(world: World) -> openai.AsyncOpenAI:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 import requests
 
 from gaiad.config import parse_config
@@ -21,27 +19,9 @@ from gaiad.options import StageOptions
 from gaiad.proxy import early
 from gaiad.proxy.options import ANNOUNCEMENT
 from tests.fakes.proxy_world import ACTIVE, World, serving, world_of
-from tests.fakes.vllm_process import RunningVllm, free_port, running_vllm
+from tests.fakes.vllm_process import RunningVllm, free_port
 
 MESSAGES: Any = [{"role": "system", "content": f"{ANNOUNCEMENT}\nBe brief."}, {"role": "user", "content": "eins zwei"}]
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def engine(shared_engine: RunningVllm) -> RunningVllm:
-    await shared_engine.reset(ACTIVE)
-    return shared_engine
-
-
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
-        yield made
 
 
 def ask(session: aiohttp.ClientSession, world: World, stage: str = "tool_selection", **body: Any) -> Any:
