@@ -7,8 +7,7 @@ learned from. Consent is decided by `consent`; here it is only asked, once more 
 from __future__ import annotations
 
 import json
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import TypedDict
@@ -31,7 +30,6 @@ _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X
 
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
-_recorded: Callable[[ExchangeRecord], tuple[object, ...]] = operator.attrgetter(*_RECORDED)
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
@@ -295,7 +293,26 @@ async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[st
 
 
 def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
-    return (*_recorded(record), "kept" if record.purposes else "not_kept")
+    # Plain texts and numbers, in the order of `_RECORDED`: the driver asks around how to write anything else.
+    return (
+        record.request_id,
+        record.at,
+        record.stage,
+        record.stage_reason,
+        record.version,
+        str(record.arm),
+        record.status,
+        record.prompt_tokens,
+        record.completion_tokens,
+        record.started,
+        record.first_byte_ms,
+        record.total_ms,
+        record.finish_reason,
+        1 if record.streamed else 0,
+        1 if record.complete else 0,
+        None if record.valid is None else int(record.valid),
+        "kept" if record.purposes else "not_kept",
+    )
 
 
 def _content_row(record: ExchangeRecord) -> dict[str, object]:

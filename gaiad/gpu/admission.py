@@ -20,6 +20,8 @@ _TRY_LATER = "try again in a minute; gaiadctl status says what is going on"
 class Lease:
     """One request's claim on the engine, and on the version it runs on."""
 
+    __slots__ = ("_gate", "is_user", "version")
+
     def __init__(self, gate: Gate, is_user: bool) -> None:
         self._gate: Gate | None = gate
         self.is_user = is_user
@@ -27,7 +29,7 @@ class Lease:
 
     def pin(self, version: VersionName | None) -> None:
         """Say which version the request runs on (None: the base), so that it stays loaded."""
-        if self._gate is not None:
+        if self._gate is not None and version != self.version:
             self._gate.pinned(self.version, version)
             self.version = version
 
@@ -119,7 +121,8 @@ class Gate:
 
     def released(self, lease: Lease) -> None:
         """Count a lease that was given back."""
-        self.pinned(lease.version, None)
+        if lease.version is not None:
+            self.pinned(lease.version, None)
         self.active -= 1
         if lease.is_user:
             self._users -= 1

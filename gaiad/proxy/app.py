@@ -22,6 +22,7 @@ from aiohttp import web
 from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import ConfigError, GaiadError
 from gaiad.exchange import verdict_word
+from gaiad.keys import Key
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
 from gaiad.proxy.credentials import key_of
@@ -39,7 +40,7 @@ from gaiad.proxy.gaia import (
     unloading,
 )
 from gaiad.proxy.incoming import read_body
-from gaiad.proxy.inference import KEY, Inference
+from gaiad.proxy.inference import Inference
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
     Rejection,
@@ -53,14 +54,15 @@ from gaiad.proxy.refusals import (
 )
 from gaiad.proxy.replies import rejected
 from gaiad.proxy.server import Server
-from gaiad.proxy.stored import AskedNames, StoredReply
-from gaiad.proxy.turns import Turns
-from gaiad.proxy.upstream import Upstream
+from gaiad.proxy.shared import shared_of
+from gaiad.proxy.stored import StoredReply
 
 _log = structlog.get_logger()
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
+"""Under which a request that is no inference carries its API key."""
 EXCHANGES = "/v1/gaia/exchanges/"
 ENGINE_PATHS: Mapping[str, Endpoint] = {**INFERENCE, **ERRANDS}
 SETTLE_TIMEOUT_S = 5.0
@@ -71,14 +73,10 @@ class Proxy:
     """The handlers, and what they share: the engine's connections, and the count of what runs for whom."""
 
     def __init__(self, deps: ProxyDeps) -> None:
-        config = deps.config
         self._deps = deps
-        self._upstream = Upstream(config.engine.url, api_key=deps.api_key, timeout_s=config.proxy.upstream_timeout_s)
-        self.turns = Turns(config.proxy.limits.streams_per_user)
+        self._shared = shared_of(deps)
         self._created = int(time.time())
-        self._names = AskedNames()
         self._routes: Mapping[str, Mapping[str, Handler]] = {
-            **{path: {"POST": partial(self._infer, one)} for path, one in ENGINE_PATHS.items()},
             "/v1/models": {"GET": self._models},
             "/v1/feedback": {"POST": self._feedback},
             "/version": {"GET": self._version},
@@ -106,7 +104,7 @@ class Proxy:
 
     async def close(self) -> None:
         """Close what the handlers share."""
-        await self._upstream.close()
+        await self._shared.upstream.close()
 
     async def dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """Find the handler of a path and method; every other answer is a refusal in OpenAI's shape."""
@@ -114,6 +112,15 @@ class Proxy:
         key = key_of(path, request.headers, self._deps.keys())
         if isinstance(key, Rejection):
             return rejected(key, {"WWW-Authenticate": "Bearer"})
+        endpoint = ENGINE_PATHS.get(path)
+        if endpoint is not None:
+            if method != "POST":
+                return rejected(wrong_method(method, path, ("POST",)), {"Allow": "POST"})
+            inference = Inference(self._shared, request, endpoint, key)
+            try:
+                return await inference.run()
+            except Exception:  # noqa: BLE001 - the edge of the loop: a fault must reach its own client and no other
+                return _faulty(inference, path)
         request[KEY] = key
         handlers = self._routes.get(path)
         if handlers is None and path.startswith(RESPONSES):
@@ -126,8 +133,7 @@ class Proxy:
         handler = handlers.get(method)
         if handler is None:
             return rejected(wrong_method(method, path, handlers), {"Allow": ", ".join(handlers)})
-        # Inference guards itself: it has an id, and perhaps a stream, to tell of a fault with.
-        return await (handler(request) if path in ENGINE_PATHS else self._guarded(handler, request))
+        return await self._guarded(handler, request)
 
     async def _guarded(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -140,17 +146,8 @@ class Proxy:
             _log.exception("request_failed", path=request.path, reference=reference)
             return rejected(internal_failure(reference))
 
-    async def _infer(self, endpoint: Endpoint, request: web.BaseRequest) -> web.StreamResponse:
-        inference = Inference(self._deps, self._upstream, self.turns, request, endpoint, self._names)
-        try:
-            return await inference.run()
-        except Exception:  # noqa: BLE001 - the same edge, for a request that has an id and perhaps a stream
-            _log.exception("request_failed", path=request.path, reference=inference.request_id)
-            headers = {"X-Gaia-Request-Id": inference.request_id}
-            return inference.cut() or rejected(internal_failure(inference.request_id), headers)
-
     async def _stored(self, stored: StoredResponse, request: web.BaseRequest) -> web.StreamResponse:
-        return await StoredReply(self._deps, self._upstream, stored, self._names, request[KEY]).answer(
+        return await StoredReply(self._deps, self._shared.upstream, stored, self._shared.names, request[KEY]).answer(
             request.query_string
         )
 
@@ -246,6 +243,13 @@ class Proxy:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
                 await self._deps.flush()
+
+
+def _faulty(inference: Inference, path: str) -> web.StreamResponse:
+    """What the client of a request gets on which we failed: its stream cut, or a refusal with its id."""
+    _log.exception("request_failed", path=path, reference=inference.request_id)
+    headers = {"X-Gaia-Request-Id": inference.request_id}
+    return inference.cut() or rejected(internal_failure(inference.request_id), headers)
 
 
 def _read_feedback(body: Mapping[str, object]) -> tuple[str, str, str | None] | Rejection:

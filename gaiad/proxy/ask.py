@@ -7,11 +7,11 @@ is waiting. What the fields mean to the engine is the engine's to judge: a body 
 from __future__ import annotations
 
 import msgspec
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
 
 from gaiad.config import Config
 from gaiad.keys import Key
-from gaiad.proxy.body import Fields, kind_of, read_fields, value_of
+from gaiad.proxy.body import Fields, kind_of, read_request, value_of
 from gaiad.proxy.credentials import closed_stage
 from gaiad.proxy.limits import over_limits
 from gaiad.proxy.recognition import Rules
@@ -19,10 +19,10 @@ from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.stages import BASE_STAGE, NamedStage, name_stage
 from gaiad.user import user_name
 
-STAGE_HEADER = "X-Gaia-Stage"
-USER_HEADER = "X-Gaia-User"
-CONVERSATION_HEADER = "X-Gaia-Conversation"
-CONSENT_HEADER = "X-Gaia-Consent"
+STAGE_HEADER = istr("X-Gaia-Stage")
+USER_HEADER = istr("X-Gaia-User")
+CONVERSATION_HEADER = istr("X-Gaia-Conversation")
+CONSENT_HEADER = istr("X-Gaia-Consent")
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +46,11 @@ def read_ask(
 
     An errand has no stage, so a key that is held to stages may send it.
     """
-    fields = read_fields(raw)
-    if isinstance(fields, Rejection):
-        return fields
-    over = over_limits(fields, config.proxy.limits)
+    read = read_request(raw)
+    if isinstance(read, Rejection):
+        return read
+    fields, plain = read
+    over = over_limits(fields, config.proxy.limits, plain)
     if over is not None:
         return over
     try:
@@ -64,7 +65,7 @@ def read_ask(
         model=model,
         stages=config.stages,
         default_stage=config.proxy.default_stage,
-        recognise=lambda: rules.recognise(fields),
+        recognise=lambda: rules.recognise(fields, plain),
     )
     if isinstance(stage, Rejection):
         return stage
@@ -102,7 +103,8 @@ def named_caller(headers: MultiMapping[str], in_body: object, key: Key | None) -
 
 def caller(headers: MultiMapping[str], in_body: object, config: Config, key: Key | None) -> str | None:
     """Who asks: key, header, body, then `[consent] anonymous_user`; a name that cannot be used is nobody's."""
-    return user_name(named_caller(headers, in_body, key) or config.consent.anonymous_user)
+    named = named_caller(headers, in_body, key) or config.consent.anonymous_user
+    return user_name(named) if named else None
 
 
 def _first(*names: object) -> str | None:

@@ -22,53 +22,91 @@ Fields = Mapping[str, msgspec.Raw]
 NULL = b"null"
 MAX_DEPTH = 128
 """How deep arrays and objects may stand in each other."""
+_CERTAIN = 16
+"""A number of more characters than this, or with an exponent, may be too large to be one."""
 _INT_DIGITS = 4300
 """More digits than this in one integer Python refuses to read."""
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _NUMERIC = frozenset(b"-0123456789")
+_OPENING = frozenset(b"[{")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 
 
+class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A message that has a role and a text and nothing else."""
+
+    role: str
+    content: str
+
+
+_PLAIN = msgspec.json.Decoder(list[PlainMessage])
+
+
 def read_fields(raw: bytes) -> Fields | Rejection:
     """Parse the top level of a JSON object, or say where it stops being one."""
-    if nests_deeper_than(raw, MAX_DEPTH):
-        return nested_too_deeply()
-    fields = None
+    read = read_request(raw)
+    return read if isinstance(read, Rejection) else read[0]
+
+
+def read_request(raw: bytes) -> tuple[Fields, list[PlainMessage] | None] | Rejection:
+    """Parse the top level of a JSON object, and its messages where they are plain; or say where it stops being one."""
     try:
         if not raw.isascii():
             raw.decode()
         fields = _FIELDS.decode(raw)
-        for value in map(bytes, fields.values()):
-            if value[0] in _NUMERIC and _is_strange(value):
-                break
-        else:
-            return fields
     except (ValueError, RecursionError, msgspec.MsgspecError):
-        pass
+        return _read_strange(raw, None)
+    plain = None
+    for key, value in fields.items():
+        text = bytes(value)
+        if text[0] in _OPENING:
+            # What is short cannot be deep, and plain messages are not.
+            if key == "messages":
+                plain = plain_messages(fields)
+            if (
+                len(text) > MAX_DEPTH
+                and (plain is None or key != "messages")
+                and nests_deeper_than(text, MAX_DEPTH - 1)
+            ):
+                return nested_too_deeply()
+        elif text[0] in _NUMERIC and (len(text) > _CERTAIN or b"e" in text or b"E" in text):
+            return _read_strange(raw, fields)
+    return fields, plain
+
+
+def _read_strange(raw: bytes, fields: Fields | None) -> tuple[Fields, list[PlainMessage] | None] | Rejection:
+    if nests_deeper_than(raw, MAX_DEPTH):
+        return nested_too_deeply()
     # 1. Wrong, and this says how. 2. Right, but strange: UTF-16, a byte-order mark, half a surrogate pair, 1e5.
     parsed = read_object(raw)
     if isinstance(parsed, Rejection):
         return parsed
-    return raw_fields(parsed) if fields is None else fields
+    return (raw_fields(parsed) if fields is None else fields), None
+
+
+def plain_messages(fields: Fields) -> list[PlainMessage] | None:
+    """The messages of a chat that are nothing but text, which most are; None where one holds anything else."""
+    messages = fields.get("messages")
+    if messages is None:
+        return None
+    try:
+        return _PLAIN.decode(messages)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return None
 
 
 def nests_deeper_than(raw: bytes, limit: int) -> bool:
     """Whether arrays and objects stand in each other more than `limit` deep; brackets in strings do not count."""
-    # Most bodies have fewer brackets than may stand in each other.
-    if raw.count(b"[") + raw.count(b"{") <= limit:
+    # Most bodies have fewer brackets than may stand in each other. Splitting looks for the next, counting at each byte.
+    if len(raw.split(b"[", limit + 1)) + len(raw.split(b"{", limit + 1)) - 2 <= limit:
         return False
     # 1. Without escapes every quote opens or closes a string. 2. What is between strings is every second piece.
     if b"\\" in raw:
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     steps = b"".join(raw.split(b'"')[::2]).translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > limit
-
-
-def _is_strange(number: bytes) -> bool:
-    """Whether a number may be too large to be one."""
-    return len(number) > 16 or b"e" in number or b"E" in number
 
 
 def raw_fields(body: Mapping[str, Any]) -> Fields:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from gaiad.proxy.body import Fields, given, joined, raw, value_of
-from gaiad.proxy.endpoints import Form
+from gaiad.proxy.endpoints import COMPLETIONS, Form
 from gaiad.proxy.refusals import Rejection, bad_request
 
 GUIDED: Mapping[str, str] = {
@@ -31,8 +30,7 @@ _GUIDED_KEYS = frozenset({*GUIDED, *_NO_CONSTRAINT})
 _TRUE = b"true"
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
+class Rewritten(msgspec.Struct, frozen=True):
     """A body for the engine, encoded. `hide_usage`: token counts in the stream were our wish, not the client's."""
 
     body: bytes
@@ -46,15 +44,18 @@ def engine_release(version: str | None) -> tuple[int, int] | None:
 
 
 def for_engine(
-    fields: Fields, *, model: str, engine_version: str | None, form: Form = Form.CHAT
+    fields: Fields, *, model: msgspec.Raw, engine_version: str | None, form: Form = Form.CHAT
 ) -> Rewritten | Rejection:
-    """Rewrite a client's body for the engine; what is not meant to change is copied byte for byte."""
-    is_ours = form is Form.CHAT or form is Form.TEXT
+    """Rewrite a client's body for the engine; what is not meant to change is copied byte for byte.
+
+    `model` is the engine's name for what is to serve, as JSON.
+    """
+    is_ours = form in COMPLETIONS
     constrained = _with_constraint(fields, engine_version) if is_ours else fields
     if isinstance(constrained, Rejection):
         return constrained
     sent = dict(constrained)
-    sent["model"] = raw(model)
+    sent["model"] = model
     if "metadata" in sent:
         _take_out_ours(sent)
     hide_usage = _count_tokens(sent) if is_ours and "stream" in sent else False

@@ -26,13 +26,11 @@ class EarlyHeaders:
         self._waiting: asyncio.Task[None] | None = None
         self.stream: EventStream | None = None
 
-    async def during(
-        self, answering: Awaitable[web.StreamResponse], headers: Callable[[], dict[str, str]]
-    ) -> web.StreamResponse:
+    async def during(self, answering: Awaitable[web.StreamResponse], lines: Callable[[], str]) -> web.StreamResponse:
         """Await the answer, and keep the client waiting meanwhile."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._waiting = group.create_task(self._keep_waiting(headers), name="early headers")
+                self._waiting = group.create_task(self._keep_waiting(lines), name="early headers")
                 try:
                     return await answering
                 finally:
@@ -46,9 +44,9 @@ class EarlyHeaders:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def _keep_waiting(self, headers: Callable[[], dict[str, str]]) -> None:
+    async def _keep_waiting(self, lines: Callable[[], str]) -> None:
         await asyncio.sleep(self._after_s)
-        stream = EventStream(headers=headers() | {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        stream = EventStream(status=200, lines=lines())
         try:
             await stream.prepare(self._request)
             self.stream = stream

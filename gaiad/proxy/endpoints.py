@@ -30,6 +30,9 @@ class Endpoint:
     form: Form
 
 
+COMPLETIONS = frozenset({Form.CHAT, Form.TEXT})
+"""Forms whose replies are chat completions or completions, which share their shape."""
+
 INFERENCE: Mapping[str, Endpoint] = {
     path: Endpoint(path, form)
     for path, form in (

@@ -8,18 +8,29 @@ and only when a feature asks; whatever cannot be decoded is as good as absent. N
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import msgspec
 
-from gaiad.proxy.passages import Documents, Passage, Place, Texts, Where, texts_of_chat, texts_of_prompt
+from gaiad.proxy.body import PlainMessage
+from gaiad.proxy.passages import (
+    Documents,
+    Passage,
+    Place,
+    Texts,
+    Where,
+    texts_of_chat,
+    texts_of_plain,
+    texts_of_prompt,
+)
 
 Fields: TypeAlias = Mapping[str, msgspec.Raw]
 
 ABSENT = object()
 SCHEMA_FIELDS = ("guided_json", "structured_outputs", "response_format")
+_SCHEMAS = frozenset(SCHEMA_FIELDS)
 _EXACT = 1 << 53
 
 
@@ -29,17 +40,15 @@ class RequestView:
 
     fields: Fields
     documents: Documents
+    texts: Texts
     _values: dict[str, object] = field(default_factory=dict, init=False)
-    _texts: Texts | None = field(default=None, init=False)
     _passages: dict[Where, list[Passage]] = field(default_factory=dict, init=False)
     _schemas: list[frozenset[str]] | None = field(default=None, init=False)
 
     def value(self, name: str) -> object:
         """A top-level value, decoded; `ABSENT` where there is none, or null, or nothing that can be read."""
         if name not in self._values:
-            raw = self.fields.get(name)
-            found = ABSENT if raw is None else decoded(raw)
-            self._values[name] = ABSENT if found is None else found
+            self._values[name] = _value(self.fields, name)
         return self._values[name]
 
     def has(self, name: str) -> bool:
@@ -47,17 +56,10 @@ class RequestView:
         raw = self.fields.get(name)
         return raw is not None and bytes(raw) != b"null"
 
-    def texts(self) -> Texts:
-        """The texts by who wrote them."""
-        if self._texts is None:
-            is_chat = "messages" in self.fields
-            self._texts = texts_of_chat(self.value("messages")) if is_chat else texts_of_prompt(self.value("prompt"))
-        return self._texts
-
     def passages(self, where: Where) -> list[Passage]:
         """The texts that `where` means, ready to be searched."""
         if where not in self._passages:
-            self._passages[where] = self.texts().passages(where, self.documents)
+            self._passages[where] = self.texts.passages(where, self.documents)
         return self._passages[where]
 
     def message_count(self) -> int:
@@ -70,11 +72,30 @@ class RequestView:
     def schemas(self) -> list[frozenset[str]]:
         """The property names of each JSON schema that the reply is asked to fit."""
         if self._schemas is None:
-            self._schemas = []
-            for name in SCHEMA_FIELDS:
-                if name in self.fields:
-                    self._schemas.append(_properties(_schema_in(name, self.value(name))))
+            self._schemas = schemas_of(self.fields)
         return self._schemas
+
+
+def texts_of(fields: Fields, plain: Sequence[PlainMessage] | None = None) -> Texts:
+    """The texts of a request by who wrote them; `plain` are its messages, where somebody found them to be plain."""
+    if plain is not None:
+        return texts_of_plain([(one.role, one.content) for one in plain])
+    if "messages" in fields:
+        return texts_of_chat(_value(fields, "messages"))
+    return texts_of_prompt(_value(fields, "prompt"))
+
+
+def schemas_of(fields: Fields) -> list[frozenset[str]]:
+    """The property names of each JSON schema that a reply is asked to fit."""
+    if _SCHEMAS.isdisjoint(fields):
+        return []
+    return [_properties(_schema_in(name, _value(fields, name))) for name in SCHEMA_FIELDS if name in fields]
+
+
+def _value(fields: Fields, name: str) -> object:
+    raw = fields.get(name)
+    found = ABSENT if raw is None else decoded(raw)
+    return ABSENT if found is None else found
 
 
 def decoded(raw: msgspec.Raw | str) -> object:

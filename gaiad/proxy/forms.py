@@ -11,7 +11,7 @@ from typing import Any
 
 from gaiad.proxy.body import Fields, given, value_of
 from gaiad.proxy.dialect import GUIDED, engine_release
-from gaiad.proxy.endpoints import Form
+from gaiad.proxy.endpoints import COMPLETIONS, Form
 from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.rename import encoded, read_reply
 from gaiad.proxy.said import Said
@@ -30,7 +30,7 @@ _ENDINGS = {"max_tokens": "length", "max_output_tokens": "length", "tool_use": "
 
 def refusal(form: Form, fields: Fields, engine_version: str | None) -> Rejection | None:
     """What these forms cannot do: constraints that the engine would drop, and work that goes on without a request."""
-    if form is Form.CHAT or form is Form.TEXT:
+    if form in COMPLETIONS:
         return None
     # 1. The engine would work on it after the reply, while nobody holds a lease.
     if form is Form.RESPONSES and value_of(fields, "background") not in (None, False):

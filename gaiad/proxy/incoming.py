@@ -31,17 +31,21 @@ def _chance() -> str:
     return taken
 
 
+def body_now(request: web.BaseRequest, proxy: ProxyConfig) -> bytes | Rejection | None:
+    """A body that is all there already, as it mostly is; None where it has to be waited for."""
+    content = request.content
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    raw: bytes = content.read_nowait(-1)
+    return raw if len(raw) <= proxy.max_body_bytes else too_large(proxy.max_body_bytes)
+
+
 async def read_body(request: web.BaseRequest, proxy: ProxyConfig) -> bytes | Rejection:
     """Read a request's body, or say why it cannot be had."""
     limit_bytes, limit_s = proxy.max_body_bytes, proxy.limits.body_timeout_s
     if request.content_length is not None and request.content_length > limit_bytes:
         return too_large(limit_bytes)
-    content = request.content
     try:
-        # Mostly it is all there already.
-        if content.is_eof() and content.exception() is None:
-            raw = content.read_nowait(-1)
-            return raw if len(raw) <= limit_bytes else too_large(limit_bytes)
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         async with asyncio.timeout(limit_s):

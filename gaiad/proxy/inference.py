@@ -11,28 +11,28 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
+import msgspec
 import structlog
 from aiohttp import web
 
-from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord
 from gaiad.keys import Key
 from gaiad.options import StageOptions
 from gaiad.proxy.ask import Ask, read_ask
 from gaiad.proxy.body import decoded
-from gaiad.proxy.credentials import reachable
 from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
 from gaiad.proxy.early import EarlyHeaders
-from gaiad.proxy.endpoints import Endpoint, Form
+from gaiad.proxy.endpoints import COMPLETIONS, Endpoint, Form
 from gaiad.proxy.forms import EventRenamer, event_of, refusal, whole_reply, with_model
 from gaiad.proxy.forms import said_by as said_in
-from gaiad.proxy.incoming import new_request_id, read_body
+from gaiad.proxy.incoming import body_now, new_request_id, read_body
 from gaiad.proxy.options import FencedStream, fenced_reply, optioned
 from gaiad.proxy.overflow import reworded
-from gaiad.proxy.ports import Lease, ProxyDeps
+from gaiad.proxy.ports import Lease
 from gaiad.proxy.refusals import (
     Rejection,
     engine_failed,
@@ -43,12 +43,14 @@ from gaiad.proxy.refusals import (
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
 from gaiad.proxy.rename import ChunkRenamer, Renamer, renamed_reply
 from gaiad.proxy.replies import body_of, passed_on, rejected
-from gaiad.proxy.routing import Serve, may_come_to_serve, route
-from gaiad.proxy.said import Said, copy_of, said_by
-from gaiad.proxy.stored import AskedNames, closed_response
-from gaiad.proxy.turns import Turns
-from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, NotTaken, Upstream
+from gaiad.proxy.routing import Serve, may_come_to_serve
+from gaiad.proxy.said import Said, copy_of, said_by, said_in_short
+from gaiad.proxy.shared import Shared
+from gaiad.proxy.stored import closed_response
+from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, NotTaken
 from gaiad.proxy.validity import Validity, judge
+from gaiad.proxy.ways import Way, labels
+from gaiad.proxy.whole import header_lines
 from gaiad.rollout import ReplyOutcome
 
 _log = structlog.get_logger()
@@ -57,56 +59,51 @@ RECONNECT_PAUSE_S = 0.2
 MOST_RESETS = 3
 CLIENT_GONE_STATUS = 499
 FAULT_STATUS = 500
-KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
-"""Under which a request carries its API key."""
+REQUEST_ID_HEADER = "X-Gaia-Request-Id"
 _NOBODY: frozenset[str] = frozenset()
+_NOTHING_SAID = Said()
 
 
 class Inference:
     """One request from its first byte to its record."""
 
-    def __init__(
-        self,
-        deps: ProxyDeps,
-        upstream: Upstream,
-        turns: Turns,
-        request: web.BaseRequest,
-        endpoint: Endpoint,
-        names: AskedNames,
-    ) -> None:
+    # What most requests never change stands here once.
+    _purposes = _NOBODY
+    _serve: Serve | None = None
+    _way: Way | None = None
+    _rewritten = Rewritten(b"")
+    _unready = ""
+    _resets = 0
+    _payloads: Sequence[bytes] = ()
+    _said: Said | None = None
+    _first_byte_at: float | None = None
+    _stream: EventStream | None = None
+    _early: EarlyHeaders | None = None
+    _option: StageOptions | None = None
+    _complete = False
+    _validity: Validity | None = None
+    _status = CLIENT_GONE_STATUS
+
+    def __init__(self, shared: Shared, request: web.BaseRequest, endpoint: Endpoint, key: Key | None) -> None:
         self._arrived_wall = time.time()
+        self._arrived = time.monotonic()
         self.request_id = new_request_id(self._arrived_wall)
-        self._deps = deps
-        self._upstream = upstream
-        self._turns = turns
+        self._shared = shared
+        self._deps = shared.deps
         self._request = request
         self._endpoint = endpoint
         self._form = endpoint.form
-        self._names = names
-        self._arrived = time.monotonic()
-        self._purposes = _NOBODY
-        self._serve: Serve | None = None
-        self._routed: tuple[RegistrySnapshot, str, Serve | Rejection] | None = None
-        self._status = CLIENT_GONE_STATUS
-        self._unready = ""
-        self._resets = 0
-        self._payloads: list[bytes] = []
-        self._said: Said | None = None
-        self._first_byte_at: float | None = None
-        self._stream: EventStream | None = None
-        self._early: EarlyHeaders | None = None
-        self._option: StageOptions | None = None
-        self._complete = False
-        self._validity: Validity | None = None
+        self._is_completion = endpoint.form in COMPLETIONS
+        self._key = key
 
     async def run(self) -> web.StreamResponse:
         """Answer the request; only a client that went away gets nothing."""
         deps, request = self._deps, self._request
-        raw = await read_body(request, deps.config.proxy)
+        config, errand = deps.config, self._form is Form.PLAIN
+        raw = body_now(request, config.proxy) or await read_body(request, config.proxy)
         if isinstance(raw, Rejection):
             return self._reject(raw, None)
-        config, errand = deps.config, self._form is Form.PLAIN
-        ask = read_ask(raw, request.headers, config, deps.rules, request[KEY], errand=errand)
+        ask = read_ask(raw, request.headers, config, deps.rules, self._key, errand=errand)
         if isinstance(ask, Rejection):
             return self._reject(ask, None)
         if errand:
@@ -114,9 +111,9 @@ class Inference:
         self._option = config.options.get(ask.stage.stage)
         # What holds now, and still holds at the end, may be kept: a grant does not reach back into a running request.
         self._purposes = self._allowed(ask)
-        has_turn = self._turns.take(ask.user)
+        has_turn = self._shared.turns.take(ask.user)
         try:
-            early = self._early_rejection(ask) if has_turn else too_many_at_once(self._turns.limit)
+            early = self._early_rejection(ask) if has_turn else too_many_at_once(self._shared.turns.limit)
             if early is not None:
                 return self._reject(early, ask)
             if ask.stream and config.proxy.early_headers_s:
@@ -128,7 +125,7 @@ class Inference:
             raise
         finally:
             if has_turn:
-                self._turns.give_back(ask.user)
+                self._shared.turns.give_back(ask.user)
             self._leave_record(ask)
 
     async def _run_errand(self, ask: Ask) -> web.StreamResponse:
@@ -150,30 +147,40 @@ class Inference:
 
     def _early_rejection(self, ask: Ask) -> Rejection | None:
         """What is wrong for good, so that nothing need be waited for; the rest is judged once the gate is open."""
-        # 1. Constraints that contradict each other, and replies of another key.
-        conflict = conflicting(ask.fields)
-        if conflict is not None:
-            return conflict
-        closed = closed_response(ask, self._names) if self._form is Form.RESPONSES else None
+        # 1. Replies of another key.
+        closed = closed_response(ask, self._shared.names) if self._form is Form.RESPONSES else None
         if closed is not None:
             return closed
         # 2. Until the engine was asked, any name may be its own.
-        if self._deps.facts() is None:
+        known = self._deps.facts() is not None
+        refused = self._prepared(ask) if known else None
+        if known and refused is None:
             return None
-        # 3. What this path cannot do.
-        unable = refusal(self._form, ask.fields, self._engine_version())
-        if unable is not None:
-            return unable
-        # 4. A name that means nothing. One that is only not loaded now is waited for.
-        serve = self._route(ask)
-        if isinstance(serve, Serve) or may_come_to_serve(ask.model, self._deps.snapshot()):
-            return None
-        return serve
+        # 3. A name that is only not loaded now is waited for; what contradicts itself, or this path cannot do, is not.
+        if known and not may_come_to_serve(ask.model, self._deps.snapshot()):
+            return refused
+        return conflicting(ask.fields) or (self._unable(ask) if known else None)
+
+    def _unable(self, ask: Ask) -> Rejection | None:
+        facts = self._deps.facts()
+        return refusal(self._form, ask.fields, facts.version if facts else None)
+
+    def _prepared(self, ask: Ask) -> Rejection | None:
+        """Find the way and write what the engine gets, unless both are as they were; why it cannot be, else None."""
+        way = self._shared.ways.find(ask)
+        if isinstance(way, Rejection):
+            return way
+        if way is not self._way:
+            rewritten = self._rewrite(ask, way)
+            if isinstance(rewritten, Rejection):
+                return rewritten
+            self._way, self._rewritten = way, rewritten
+        return None
 
     async def _answer_with_early_headers(self, ask: Ask, after_s: float) -> web.StreamResponse:
         """Answer, and let the client know meanwhile that it is not forgotten."""
         self._early = EarlyHeaders(self._request, after_s)
-        answer = await self._early.during(self._answer(ask), lambda: self._headers(ask))
+        answer = await self._early.during(self._answer(ask), lambda: self._stream_lines(ask, "text/event-stream"))
         stream = self._early.stream
         # 1. The engine was quick, or its stream went the way that was begun. 2. A refusal: the client has its 200.
         if stream is None or answer is stream:
@@ -207,24 +214,25 @@ class Inference:
     async def _attempt(self, ask: Ask, lease: Lease) -> web.StreamResponse | None:
         """Forward under `lease`; None where the engine is not ready: no connection, or not this version."""
         # 1. Waiting may have changed what is active: route anew, and pin before anything else can happen.
-        serve = self._route(ask)
-        if isinstance(serve, Rejection):
-            return self._reject(serve, ask)
-        lease.pin(serve.version)
-        self._serve = serve
-        rewritten = self._rewrite(ask, serve)
-        if isinstance(rewritten, Rejection):
-            return self._reject(rewritten, ask)
+        refused = self._prepared(ask)
+        if refused is not None:
+            return self._reject(refused, ask)
+        assert self._way is not None
+        self._serve = self._way.serve
+        lease.pin(self._serve.version)
+        body, upstream, path = self._rewritten.body, self._shared.upstream, self._endpoint.path
         try:
-            call = await self._upstream.send("POST", self._endpoint.path, rewritten.body, self.request_id)
+            call = upstream.send_now(path, body, self.request_id)
+            call = call or await upstream.send("POST", path, body, self.request_id)
         except NotConnected:
             self._unready = "the engine could not be reached"
             return None
         # 2. A failure before the headers is an error reply. However it ends, the engine stops working on it.
         try:
-            await call.head()
-            if call.content_type == "text/event-stream":
-                return await self._relay_stream(ask, call, rewritten)
+            if not call.started:
+                await call.head()
+            if call.is_stream:
+                return await self._relay_stream(ask, call)
             return await self._relay_whole(ask, call)
         except NotTaken as error:
             return self._was_not_taken(ask, error)
@@ -245,7 +253,7 @@ class Inference:
         return None
 
     async def _relay_whole(self, ask: Ask, call: Call) -> web.StreamResponse | None:
-        raw = await call.whole()
+        raw = call.taken() if call.ended else await call.whole()
         if self._is_missing(call.status, raw):
             return None
         self._status = call.status
@@ -256,12 +264,12 @@ class Inference:
             raw = self._for_client(ask, raw)
         elif call.status == 400:
             raw = reworded(raw)
-        return passed_on(call, raw, self._headers(ask))
+        return passed_on(call, raw, self._lines(ask), self._shared.outbox)
 
     def _for_client(self, ask: Ask, raw: bytes) -> bytes:
         """A whole reply as the client is to have it."""
         asked = self._model_for_client(ask)
-        if self._form is not Form.CHAT and self._form is not Form.TEXT:
+        if not self._is_completion:
             return with_model(raw, self._form, asked)
         raw = renamed_reply(raw, told=self._told(), asked=asked)
         return fenced_reply(raw) if self._is_fenced() else raw
@@ -276,17 +284,17 @@ class Inference:
         self._unready = f"the engine did not have {version}"
         return True
 
-    async def _relay_stream(self, ask: Ask, call: Call, rewritten: Rewritten) -> web.StreamResponse:
+    async def _relay_stream(self, ask: Ask, call: Call) -> web.StreamResponse:
         self._status = call.status
         await call.first()
         self._first_byte_at = call.first_byte_at
-        renamer = self._renamer(ask, rewritten)
+        renamer = self._renamer(ask)
         self._payloads = renamer.payloads
         first = renamer.feed(call.taken())
         if renamer.error_event is not None and not first:
             return self._reject(engine_failed("it broke off before the first token"), ask)
         response = self._stream = self._taken_over() or self._new_stream(ask, call)
-        match await StreamRelay(call, renamer, first).run(response, self._request):
+        match await StreamRelay(call, renamer, response, self._request).run(first):
             case Ending.WHOLE:
                 self._finish(ask)
             case Ending.CLIENT_GONE:
@@ -297,11 +305,14 @@ class Inference:
                 assert_never(other)
         return response
 
-    def _renamer(self, ask: Ask, rewritten: Rewritten) -> Renamer:
+    def _new_stream(self, ask: Ask, call: Call) -> EventStream:
+        return EventStream(status=call.status, lines=self._stream_lines(ask, call.header("content-type")))
+
+    def _renamer(self, ask: Ask) -> Renamer:
         asked = self._model_for_client(ask)
-        if self._form is not Form.CHAT and self._form is not Form.TEXT:
+        if not self._is_completion:
             return EventRenamer(self._form, asked=asked)
-        renamer = ChunkRenamer(told=self._told(), asked=asked, hide_usage=rewritten.hide_usage)
+        renamer = ChunkRenamer(told=self._told(), asked=asked, hide_usage=self._rewritten.hide_usage)
         return FencedStream(renamer) if self._is_fenced() else renamer
 
     def _is_fenced(self) -> bool:
@@ -313,11 +324,6 @@ class Inference:
             return None
         self._early.end()
         return self._early.stream
-
-    def _new_stream(self, ask: Ask, call: Call) -> EventStream:
-        headers = self._headers(ask)
-        headers |= {"Content-Type": call.header("content-type"), "Cache-Control": "no-cache"}
-        return EventStream(status=call.status, headers=headers)
 
     async def _break_off(self, response: EventStream, told: bytes | None) -> None:
         """End a stream whose engine failed, as the owner chose: with one error event, or by closing."""
@@ -333,37 +339,42 @@ class Inference:
         """The reply is whole: judge it and tell at once, before the last byte is on its way."""
         self._complete = True
         try:
-            said = self._said = self._summed_up(ask)
+            schema = self._schema(ask)
+            said = self._said = self._summed_up(ask, in_full=schema is not None)
             # An engine that says of its own reply that it failed is no evidence against a version.
             self._complete = said is not None
             if said is not None and self._form is not Form.PLAIN:
-                self._judge(ask, self._serve, said)
+                self._judge(ask, said, schema)
         except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
             _log.error("reply_not_judged", request_id=self.request_id, error=type(error).__name__)
 
-    def _summed_up(self, ask: Ask) -> Said | None:
+    def _summed_up(self, ask: Ask, *, in_full: bool) -> Said | None:
         """What was said; None where the engine says that it failed."""
-        if self._form is Form.CHAT or self._form is Form.TEXT:
-            return said_by(self._payloads)
+        if self._is_completion:
+            return said_by(self._payloads) if in_full else said_in_short(self._payloads)
         if self._form is Form.RESPONSES:
             whole = whole_reply(self._form, self._payloads)
-            self._names.note(whole.get("id"), self._model_for_client(ask), ask.key.name if ask.key else None)
+            self._shared.names.note(whole.get("id"), self._model_for_client(ask), ask.key.name if ask.key else None)
             if whole.get("status") == "failed":
                 return None
         return said_in(self._form, self._payloads)
 
-    def _judge(self, ask: Ask, serve: Serve | None, said: Said) -> None:
-        stage = ask.stage.stage
-        answers = serve is not None and serve.answers_for(stage, self._deps.config.stages)
-        self._validity = judge(said, self._deps.stage_schemas().get(stage) if answers else None)
+    def _schema(self, ask: Ask) -> Mapping[str, Any] | None:
+        """What the reply is held to: the schema of its stage, where it comes from what serves that stage."""
+        stage, serve = ask.stage.stage, self._serve
+        schema = self._deps.stage_schemas().get(stage)
+        return schema if serve is not None and serve.answers_for(stage, self._deps.config.stages) else None
+
+    def _judge(self, ask: Ask, said: Said, schema: Mapping[str, Any] | None) -> None:
+        validity = self._validity = judge(said, schema)
         self._deps.on_reply(
             ReplyOutcome(
-                version=serve.version if serve else None,
-                stage=stage,
+                version=self._serve.version if self._serve else None,
+                stage=ask.stage.stage,
                 request_id=self.request_id,
-                schema_ok=self._validity.schema_ok,
-                empty=self._validity.empty,
-                truncated=self._validity.truncated,
+                schema_ok=validity.schema_ok,
+                empty=validity.empty,
+                truncated=validity.truncated,
             )
         )
 
@@ -388,13 +399,10 @@ class Inference:
 
     def _record(self, ask: Ask, purposes: frozenset[str]) -> ExchangeRecord:
         """The row of this exchange; what was said and by whom stands in it only for a purpose."""
-        said, serve = self._said or Said(), self._serve
-        return ExchangeRecord(
+        said, serve = self._said or _NOTHING_SAID, self._serve
+        row = ExchangeRecord(
             request_id=self.request_id,
             at=time.time(),
-            user=ask.user if purposes else None,
-            conversation=ask.conversation if purposes else None,
-            purposes=purposes,
             stage=ask.stage.stage,
             stage_reason=ask.stage.reason,
             version=serve.version if serve else None,
@@ -409,69 +417,53 @@ class Inference:
             streamed=ask.stream,
             complete=self._complete,
             valid=self._validity.valid if self._validity else None,
-            request=decoded(ask.fields) if purposes else None,
-            response=self._copy(ask) if purposes and self._complete else None,
+        )
+        if not purposes:
+            return row
+        return msgspec.structs.replace(
+            row,
+            user=ask.user,
+            conversation=ask.conversation,
+            purposes=purposes,
+            request=decoded(ask.fields),
+            response=self._copy(ask) if self._complete else None,
         )
 
     def _copy(self, ask: Ask) -> dict[str, Any]:
         """The whole reply as it is kept."""
         asked = self._model_for_client(ask)
-        if self._form is Form.CHAT or self._form is Form.TEXT:
+        if self._is_completion:
             return copy_of(self._payloads).body(asked)
         return {**whole_reply(self._form, self._payloads), "model": asked}
 
-    def _route(self, ask: Ask) -> Serve | Rejection:
-        config, snapshot, served_name = self._deps.config, self._deps.snapshot(), self._served_name()
-        # Snapshots are replaced, never altered: as long as it is the same one, so is the way.
-        if self._routed is not None and self._routed[0] is snapshot and self._routed[1] == served_name:
-            return self._routed[2]
-        found: Serve | Rejection = route(
-            model=ask.model,
-            stage=ask.stage.stage,
-            stages=config.stages,
-            base_names=config.proxy.base_names,
-            served_name=served_name,
-            snapshot=snapshot,
-        )
-        found = reachable(ask.key, found, config.stages)
-        self._routed = (snapshot, served_name, found)
-        return found
-
-    def _rewrite(self, ask: Ask, serve: Serve) -> Rewritten | Rejection:
-        fields, version = ask.fields, self._engine_version()
-        unable = refusal(self._form, fields, version)
+    def _rewrite(self, ask: Ask, way: Way) -> Rewritten | Rejection:
+        fields = ask.fields
+        unable = refusal(self._form, fields, way.engine_version)
         if unable is not None:
             return unable
         if self._option is not None:
             fields = optioned(fields, self._option, self._form, self._deps.preludes.get(ask.stage.stage, ""))
-        model = serve.version or self._served_name()
-        return for_engine(fields, model=model, engine_version=version, form=self._form)
-
-    def _engine_version(self) -> str | None:
-        facts = self._deps.facts()
-        return facts.version if facts else None
+        return for_engine(fields, model=way.model, engine_version=way.engine_version, form=self._form)
 
     def _told(self) -> str:
         """The name that the engine was asked for, and answers under."""
-        return (self._serve.version if self._serve else None) or self._served_name()
-
-    def _served_name(self) -> str:
-        facts = self._deps.facts()
-        return (facts.served_name if facts else "") or self._deps.config.engine.served_name
+        return self._way.told if self._way else self._shared.ways.served_name()
 
     def _model_for_client(self, ask: Ask) -> str:
-        return ask.model or self._served_name()
+        return self._way.asked if self._way else ask.model or self._shared.ways.served_name()
 
     def _reject(self, rejection: Rejection, ask: Ask | None) -> web.Response:
         self._status = rejection.status
         return rejected(rejection, self._headers(ask))
 
     def _headers(self, ask: Ask | None) -> dict[str, str]:
-        headers = {"X-Gaia-Request-Id": self.request_id}
-        if ask is not None:
-            headers["X-Gaia-Stage"] = ask.stage.stage
-            headers["X-Gaia-Stage-Reason"] = ask.stage.reason
-        if self._serve is not None:
-            headers["X-Gaia-Adapter"] = self._serve.label
-            headers["X-Gaia-Arm"] = self._serve.arm
-        return headers
+        return {REQUEST_ID_HEADER: self.request_id, **labels(ask.stage if ask else None, self._serve)}
+
+    def _lines(self, ask: Ask) -> str:
+        """The same as they stand on the wire."""
+        if self._serve is None or self._way is None:
+            return header_lines(self._headers(ask))
+        return f"{REQUEST_ID_HEADER}: {self.request_id}\r\n{self._way.lines}"
+
+    def _stream_lines(self, ask: Ask, content_type: str) -> str:
+        return f"{self._lines(ask)}Content-Type: {content_type}\r\nCache-Control: no-cache\r\n"

@@ -8,13 +8,13 @@ wrong kind passes. Size and depth of the whole body are `body`'s, how many reque
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from gaiad.config import LimitsConfig
-from gaiad.proxy.body import NULL, Fields, nests_deeper_than, value_of
+from gaiad.proxy.body import NULL, Fields, PlainMessage, nests_deeper_than, value_of
 from gaiad.proxy.refusals import Rejection, bad_request
 
 Check = Callable[[str, bytes, LimitsConfig], Rejection | None]
@@ -61,14 +61,21 @@ _TOOLS = msgspec.json.Decoder(list[_Tool])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def over_limits(fields: Fields, limits: LimitsConfig) -> Rejection | None:
-    """Say which limit a request goes over or which field it may not use; None where it may go on."""
+def over_limits(fields: Fields, limits: LimitsConfig, plain: Sequence[PlainMessage] | None = None) -> Rejection | None:
+    """Say which limit a request goes over or which field it may not use; None where it may go on.
+
+    `plain` are its messages where they are nothing but text, so that only their number is left to look at.
+    """
     for key, value in fields.items():
         check = _CHECKS.get(key, _content)
-        if check is not None:
+        if check is None:
+            continue
+        if plain is not None and key == "messages":
+            refused = _too_many(key, limits) if len(plain) > limits.max_messages else None
+        else:
             refused = check(key, bytes(value), limits)
-            if refused is not None:
-                return refused
+        if refused is not None:
+            return refused
     return None
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, TypeAlias
+
+import msgspec
 
 _QUOTES = "\"'`“”„«»‘’‚「『"
 _PAIRS = (("“", "”"), ("«", "»"), ("「", "」"), ("『", "』"))
@@ -131,8 +133,7 @@ def _covers(spans: list[tuple[int, int]], at: int) -> bool:
     return found >= 0 and at < spans[found][1]
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(msgspec.Struct, frozen=True):
     """The texts of a request by who wrote them. `whole`: one prompt, which is instruction and question at once."""
 
     system: list[str]
@@ -158,17 +159,20 @@ class Texts:
 
 def texts_of_chat(messages: object) -> Texts:
     """The texts of a chat; whatever is no message, or holds no text, has none."""
+    told = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    return texts_of_plain((message.get("role"), _text_of(message.get("content"))) for message in told)
+
+
+def texts_of_plain(messages: Iterable[tuple[object, str]]) -> Texts:
+    """The texts of a chat whose messages are a role and a text each."""
     texts = Texts([], [], [])
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, dict):
-            role, content = message.get("role"), message.get("content")
-            text = content.lstrip() if isinstance(content, str) else _text_of_parts(content)
-            if role == "user":
-                texts.user.append(text)
-            elif role == "system" or role == "developer":
-                texts.system.append(text)
-            else:
-                texts.other.append(text)
+    for role, text in messages:
+        if role == "user":
+            texts.user.append(text.lstrip())
+        elif role == "system" or role == "developer":
+            texts.system.append(text.lstrip())
+        else:
+            texts.other.append(text.lstrip())
     return texts
 
 
@@ -179,9 +183,11 @@ def texts_of_prompt(prompt: object) -> Texts:
     return Texts(only, only, [], whole=True)
 
 
-def _text_of_parts(content: object) -> str:
-    """The texts of a message's parts, a line each."""
+def _text_of(content: object) -> str:
+    """The text of a message, or those of its parts, a line each."""
+    if isinstance(content, str):
+        return content
     if not isinstance(content, list):
         return ""
     parts = (part.get("text") if isinstance(part, dict) else part for part in content)
-    return "\n".join(part for part in parts if isinstance(part, str)).lstrip()
+    return "\n".join(part for part in parts if isinstance(part, str))

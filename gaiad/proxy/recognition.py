@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from gaiad.curriculum import Json
 from gaiad.errors import ConfigError
+from gaiad.proxy.body import PlainMessage
 from gaiad.proxy.features import (
     Feature,
     Fields,
@@ -25,8 +26,10 @@ from gaiad.proxy.features import (
     Phrase,
     RequestView,
     SchemaNames,
+    schemas_of,
+    texts_of,
 )
-from gaiad.proxy.passages import Documents, Where
+from gaiad.proxy.passages import Documents, Texts, Where
 from gaiad.proxy.rule_schema import kind_of, problems_of
 
 REASON_PREFIX = "rule:"
@@ -195,31 +198,34 @@ class Rules:
         object.__setattr__(self, "_searches", tuple(searches))
         object.__setattr__(self, "_schemas", schemas)
 
-    def recognise(self, fields: Fields) -> Recognised | None:
-        """The stage of a request, or None where no rule says one. `fields`: the body's top level, undecoded."""
-        view = RequestView(fields, self.documents)
-        candidates = self._candidates(view)
+    def recognise(self, fields: Fields, plain: Sequence[PlainMessage] | None = None) -> Recognised | None:
+        """The stage of a request, or None where no rule says one.
+
+        `fields`: the body's top level, undecoded; `plain`: its messages, where somebody found them to be plain.
+        """
+        texts = texts_of(fields, plain)
+        candidates = self._candidates(fields, texts)
         if not candidates:
             return None
+        view = RequestView(fields, self.documents, texts)
         rules = (rule for number, rule in enumerate(self.rules) if candidates >> number & 1)
         best = winner([found for rule in rules if (found := rule.score(view)) is not None])
         return Recognised(best.rule.stage, best.rule.id, best.score, best.evidence) if best else None
 
     def explain(self, fields: Fields) -> list[RuleScore]:
         """How well every rule fits, best first."""
-        view = RequestView(fields, self.documents)
+        view = RequestView(fields, self.documents, texts_of(fields))
         return sorted((rule.full_score(view) for rule in self.rules), key=lambda one: -one.score)
 
-    def _candidates(self, view: RequestView) -> int:
+    def _candidates(self, fields: Fields, texts: Texts) -> int:
         """The rules that might reach their threshold, a bit each; never one too few."""
         found = 0
-        texts = view.texts()
         for search in self._searches:
             # A program sends the same system text again and again; what people write is not worth remembering.
             again = search.where == "system"
             for text in texts.of(search.where):
                 found |= _found_again(search, text) if again and len(text) <= _REMEMBERED else search.found_in(text)
-        for names in view.schemas():
+        for names in schemas_of(fields):
             found |= self._schemas.get(names, 0)
         return found
 

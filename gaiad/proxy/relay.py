@@ -11,11 +11,12 @@ import asyncio
 import time
 from enum import StrEnum
 
-from aiohttp import web
-from aiohttp.http_writer import StreamWriter
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 
 from gaiad.proxy.rename import Renamer
 from gaiad.proxy.upstream import BrokenOff, Call
+from gaiad.proxy.whole import head
 
 
 class Ending(StrEnum):
@@ -27,42 +28,103 @@ class Ending(StrEnum):
 
 
 class EventStream(web.StreamResponse):
-    """A response whose headers wait for the first bytes of its body, and go out with them."""
+    """A response whose headers wait for the first bytes of its body, and go out with them.
 
-    _send_headers_immediately = False
+    Stands in for aiohttp's own, like `WholeReply`: written by whoever relays it, chunk by chunk. A client of HTTP/1.0
+    gets the bytes as they are and the end of the connection as theirs.
+    """
+
+    def __init__(self, *, status: int, lines: str) -> None:
+        self._status = status
+        self._lines = lines
+        self._keep_alive: bool | None = None
+        self._asked: web.BaseRequest | None = None
+        self._begun = False
+        self._over = False
+        self.is_chunked = True
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it was handed to a request."""
+        return self._asked is not None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Take the request whose reply this is; nothing is written yet."""
+        if self._asked is None:
+            self._asked = request
+            self.is_chunked = request.version >= HttpVersion11
+            self._keep_alive = request.keep_alive and self.is_chunked
+        return request.writer
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write a piece, with the headers if they are not out yet, and wait while the client's buffer is full."""
+        assert self._asked is not None
+        self.transport().write(self.begun_with(bytes(data)))
+        await self._asked.writer.drain()
+
+    def begun_with(self, piece: bytes) -> bytes:
+        """The first piece as it stands on the wire, or a later one."""
+        framed = self.framed(piece) if piece else b""
+        if self._begun:
+            return framed
+        assert self._asked is not None
+        self._begun = True
+        framing = "Transfer-Encoding: chunked\r\n" if self.is_chunked else ""
+        return head(self._asked, self._status, self._lines, framing, keeps=bool(self._keep_alive)) + framed
+
+    def framed(self, piece: bytes) -> bytes:
+        """A piece as it stands on the wire."""
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self.is_chunked else piece
+
+    def transport(self) -> asyncio.Transport:
+        """The client's connection.
+
+        Raises:
+            ConnectionResetError: it is closed.
+        """
+        transport = None if self._asked is None else self._asked.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        return transport
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End it, once."""
+        if self._over or self._asked is None:
+            return
+        self._over = True
+        transport = self.transport()
+        last = self.begun_with(b"") + (b"0\r\n\r\n" if self.is_chunked else b"")
+        if last:
+            transport.write(last)
+        await self._asked.writer.drain()
 
 
 class StreamRelay:
-    """One stream. `run` once; `first` is what the client gets for the engine's first bytes, perhaps nothing yet."""
+    """One stream between an engine's call and a client's response. `run` once."""
 
-    def __init__(self, call: Call, renamer: Renamer, first: bytes) -> None:
+    def __init__(self, call: Call, renamer: Renamer, response: EventStream, request: web.BaseRequest) -> None:
         self._call = call
         self._renamer = renamer
-        self._first = first
-        self._writer: StreamWriter | None = None
+        self._response = response
+        self._request = request
+        self._protocol = request.protocol
+        self._transport: asyncio.Transport
         self._gone = False
 
-    async def run(self, response: EventStream, request: web.BaseRequest) -> Ending:
-        """Relay until either side ends."""
+    async def run(self, first: bytes) -> Ending:
+        """Relay until either side ends; `first` is what the client gets for the engine's first bytes, if anything."""
+        response = self._response
         try:
-            await self._begin(response, request)
+            await response.prepare(self._request)
+            self._transport = response.transport()
+            self._transport.write(response.begun_with(first))
+            self._call.attach(self._take)
             ending = await self._until_end()
         except ConnectionError:
             return Ending.CLIENT_GONE
         return Ending.ENGINE_BROKE if self._renamer.error_event is not None else ending
 
-    async def _begin(self, response: EventStream, request: web.BaseRequest) -> None:
-        writer = await response.prepare(request)
-        assert isinstance(writer, StreamWriter)
-        self._writer = writer
-        if self._first:
-            await response.write(self._first)
-        else:
-            writer.send_headers()
-        self._call.attach(self._take)
-
     async def _until_end(self) -> Ending:
-        assert self._writer is not None
         try:
             while not await self._call.moved():
                 if self._gone:
@@ -79,33 +141,31 @@ class StreamRelay:
 
     async def _drained(self) -> bool:
         """Wait for the client to read; one that reads nothing may not hold the engine longer than its call may last."""
-        assert self._writer is not None
         try:
             async with asyncio.timeout(max(0.0, self._call.deadline - time.monotonic())):
-                await self._writer.drain()
+                await self._request.writer.drain()
         except TimeoutError:
             # Closing would wait for the buffer that nobody reads.
-            if self._writer.transport is not None:
-                self._writer.transport.abort()
+            self._transport.abort()
             return False
         return True
 
     def _take(self, piece: bytes) -> None:
-        self._write(self._renamer.feed(piece))
+        out = self._renamer.feed(piece)
+        if out:
+            self._write(out)
         if self._renamer.error_event is not None:
             self._call.wake()
 
     def _write(self, out: bytes) -> None:
-        writer = self._writer
-        assert writer is not None
         if not out or self._gone:
             return
-        transport = writer.transport
-        if transport is None or transport.is_closing():
+        if self._transport.is_closing():
             self._gone = True
             self._call.wake()
             return
-        transport.write(b"%x\r\n%b\r\n" % (len(out), out) if writer.chunked else out)
-        if writer.protocol.writing_paused:
+        # Framed here and not by `framed`: this is on the way of every token.
+        self._transport.write(b"%x\r\n%b\r\n" % (len(out), out) if self._response.is_chunked else out)
+        if self._protocol.writing_paused:
             self._call.hold_back()
             self._call.wake()

@@ -47,19 +47,33 @@ class ChunkRenamer:
         self._hide_usage = hide_usage
         self._parser = EventParser()
         self._torn = False
+        self._begin, self._beginning, self._renamed_beginning = 0, b"", b""
         self.payloads: list[bytes] = []
         self.error_event: bytes | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes and return what the client is to get for them."""
-        # 1. What vLLM sends nearly always: whole events of one line each, `model` standing in each just once.
+        begin = self._begin
+        # 1. What vLLM sends nearly always: one event of one line, which begins like the one before it.
+        if (
+            begin
+            and data.startswith(self._beginning)
+            and data.endswith(_END)
+            and data.find(b"\n") == len(data) - 2
+            and data.find(_MODEL, begin) < 0
+            and data.find(b"\r") < 0
+        ):
+            self.payloads.append(data[6:-2])
+            return self._renamed_beginning + data[begin:]
+        # 2. Whole events of one line each, `model` standing in each just once.
         if not self._torn and data.endswith(_END) and data.startswith(_DATA) and self.error_event is None:
             out = self._quickly(data)
             if out is not None:
                 return out
-        # 2. Anything else, however it was cut.
+        # 3. Anything else, however it was cut.
         events = self._parser.feed(data)
         self._torn = self._parser.in_event
+        self._begin = 0
         return b"".join([self._carefully(event) for event in events])
 
     def close(self) -> bytes:
@@ -82,8 +96,21 @@ class ChunkRenamer:
             payloads.append(payload)
             out.append(_DATA + renamed)
         self.payloads += payloads
+        if payloads:
+            self._remember(payloads[-1])
         out.append(b"")
         return _END.join(out)
+
+    def _remember(self, payload: bytes) -> None:
+        """Keep how an event begins, up to its first choice: the next one mostly begins so too."""
+        end = payload.find(_CHOICE) + len(_CHOICE)
+        place = payload.find(self._told, 0, end)
+        if place < 0:
+            # The name stands behind what was said, and so at another place each time.
+            return
+        self._beginning = _DATA + payload[:end]
+        self._renamed_beginning = _DATA + payload[:place] + self._asked + payload[place + len(self._told) : end]
+        self._begin = len(self._beginning)
 
     def _carefully(self, event: Event) -> bytes:
         # 1. Comments, blank lines, the end mark, and whatever follows a failure.
@@ -121,7 +148,9 @@ def quickly_renamed(payload: bytes, told: bytes, asked: bytes) -> bytes | None:
     """Replace the pair `told` without parsing, or None where it is not certain that it is the top level's."""
     # Quotes inside a string are escaped, so a key spelt out is a key; with one brace before it, it is the top level's.
     place = payload.find(told)
-    if place < 0 or payload[:1] != b"{" or payload.count(_MODEL) != 1 or payload.count(b"{", 0, place) != 1:
+    if place < 0 or payload[:1] != b"{" or payload.find(b"{", 1, place) >= 0:
+        return None
+    if payload.find(_MODEL) != place or payload.find(_MODEL, place + 1) >= 0:
         return None
     return payload[:place] + asked + payload[place + len(told) :]
 

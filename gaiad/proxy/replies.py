@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from aiohttp import web
 
+from gaiad.proxy.outbox import Outbox
 from gaiad.proxy.refusals import Rejection
 from gaiad.proxy.upstream import Call
-from gaiad.proxy.whole import WholeReply
+from gaiad.proxy.whole import WholeReply, header_lines
 
 
 def rejected(rejection: Rejection, headers: dict[str, str] | None = None) -> web.Response:
@@ -27,9 +30,15 @@ def body_of(reply: web.StreamResponse) -> bytes:
     return reply.body if isinstance(reply, web.Response) and isinstance(reply.body, bytes) else b""
 
 
-def passed_on(call: Call, raw: bytes, headers: dict[str, str]) -> WholeReply:
-    """The engine's reply with `raw` as its body; of its headers only those that a client acts on."""
-    headers["Content-Type"] = call.header("content-type") or "application/json"
-    if retry_after := call.header("retry-after"):
+def passed_on(call: Call, raw: bytes, lines: str, outbox: Outbox | None = None) -> WholeReply:
+    """The engine's reply with `raw` as its body and `lines` as headers; of its own those that a client acts on."""
+    told = _acted_on(call.header("content-type"), call.header("retry-after"))
+    return WholeReply(status=call.status, lines=lines + told, body=raw, outbox=outbox)
+
+
+@lru_cache(maxsize=64)
+def _acted_on(content_type: str, retry_after: str) -> str:
+    headers = {"Content-Type": content_type or "application/json"}
+    if retry_after:
         headers["Retry-After"] = retry_after
-    return WholeReply(status=call.status, headers=headers, body=raw)
+    return header_lines(headers)

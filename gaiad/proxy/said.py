@@ -6,7 +6,7 @@ unforeseen shape goes through `reply.ReplyCopy`. Judges nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -59,6 +59,35 @@ def said_by(payloads: Iterable[bytes]) -> Said:
         return _read_slowly(payloads)
 
 
+def said_in_short(payloads: Sequence[bytes]) -> Said:
+    """The same of a reply whose words do not matter: of `text` and calls only as much as shows that there are any.
+
+    A long stream is read at both ends and not in between.
+    """
+    if len(payloads) < 2:
+        return said_by(payloads)
+    try:
+        # 1. From the beginning until something is said, which mostly is in the second chunk.
+        opening = Said()
+        for payload in payloads:
+            opening = _read([_REPLY.decode(payload)])
+            if opening.calls_tools or not (opening.text == "" or opening.text.isspace()):
+                break
+        # 2. From the end until it is known how it ended and what it took.
+        finish, usage = None, None
+        for payload in reversed(payloads):
+            reply = _REPLY.decode(payload)
+            usage = usage or reply.usage
+            told = (one.finish_reason for one in reversed(reply.choices) if one.index == 0 and one.finish_reason)
+            finish = finish or next(told, None)
+            if finish is not None and usage is not None:
+                break
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return _read_slowly(payloads)
+    counted = usage or _Usage()
+    return Said(opening.text, opening.calls_tools, finish, counted.prompt_tokens, counted.completion_tokens)
+
+
 def copy_of(payloads: Iterable[bytes]) -> ReplyCopy:
     """Put the reply together again with all that it holds."""
     copy = ReplyCopy()
@@ -93,7 +122,7 @@ def _read(replies: Iterable[_Reply]) -> Said:
     return Said("".join(texts), calls, finish, counted.prompt_tokens, counted.completion_tokens)
 
 
-def _read_slowly(payloads: list[bytes]) -> Said:
+def _read_slowly(payloads: Sequence[bytes]) -> Said:
     copy = copy_of(payloads)
     return Said(copy.text, copy.calls_tools, copy.finish_reason, copy.tokens("prompt"), copy.tokens("completion"))
 

@@ -23,6 +23,7 @@ from gaiad.proxy.refusals import Rejection, bad_request, engine_failed, engine_t
 from gaiad.proxy.rename import read_reply
 from gaiad.proxy.replies import passed_on, rejected
 from gaiad.proxy.upstream import BrokenOff, NotConnected, NotTaken, Upstream
+from gaiad.proxy.whole import header_lines
 
 REMEMBERED = 10_000
 
@@ -111,7 +112,7 @@ class StoredReply:
             call.close()
         if call.status == 200:
             raw = with_model(raw, Form.RESPONSES, self._name(raw))
-        return passed_on(call, raw, {"X-Gaia-Request-Id": self.request_id})
+        return passed_on(call, raw, header_lines({"X-Gaia-Request-Id": self.request_id}))
 
     def _name(self, raw: bytes) -> str:
         """What the client asked for; else the name by which the engine's own may be asked for."""

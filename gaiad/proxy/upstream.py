@@ -11,15 +11,21 @@ import select
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
+from gaiad.proxy.outbox import Outbox
+
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 2.0
 """Shorter than the engine's own 5 s, so that no request goes out on a connection that is being closed."""
+
+
+_MOST_BEGINNINGS = 64
+_EVENTS = b"text/event-stream"
 
 
 class NotConnected(Exception):
@@ -43,6 +49,7 @@ class Call:
     __slots__ = (
         "_connection",
         "_failure",
+        "_loop",
         "_timeout_s",
         "_waiter",
         "_woken",
@@ -58,6 +65,7 @@ class Call:
 
     def __init__(self, connection: _Connection, timeout_s: float) -> None:
         self._connection: _Connection | None = connection
+        self._loop = connection.loop
         self.deadline = time.monotonic() + timeout_s
         self._timeout_s = timeout_s
         self._failure: Exception | None = None
@@ -72,9 +80,10 @@ class Call:
         self.first_byte_at: float | None = None
 
     @property
-    def content_type(self) -> str:
-        """The reply's media type, without parameters."""
-        return self.header("content-type").partition(";")[0].strip().lower()
+    def is_stream(self) -> bool:
+        """Whether the reply is a stream of events."""
+        told = self.headers.get(b"content-type")
+        return told is not None and told[:17].lower() == _EVENTS and told[17:18] in (b"", b";", b" ")
 
     def header(self, name: str) -> str:
         """One of the reply's headers, by its lower-case name; empty where there is none."""
@@ -91,26 +100,30 @@ class Call:
         """
         while not self.started:
             self._raise_failure()
-            await self._moved()
+            await self._next()
+            self._waiter = None
 
     async def first(self) -> None:
         """Wait for the first bytes of the body, or its end. Raises like `head`."""
         while not self.pieces and not self.ended:
             self._raise_failure()
-            await self._moved()
+            await self._next()
+            self._waiter = None
 
     async def whole(self) -> bytes:
         """Wait for the end of the reply and return its body. Raises like `head`."""
         while not self.ended:
             self._raise_failure()
-            await self._moved()
+            await self._next()
+            self._waiter = None
         return self.taken()
 
     async def moved(self) -> bool:
         """Wait until the reply ends or `wake` is called; True at the end. Raises like `head`."""
         if not self.ended:
             self._raise_failure()
-            await self._moved()
+            await self._next()
+            self._waiter = None
         if not self.ended:
             self._raise_failure()
         return self.ended
@@ -128,8 +141,9 @@ class Call:
 
     def wake(self) -> None:
         """Make `moved` return, now or when it is next called."""
-        self._woken = True
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None:
+            self._woken = True
+        elif not self._waiter.done():
             self._waiter.set_result(None)
 
     def hold_back(self) -> None:
@@ -156,15 +170,12 @@ class Call:
         self.wake()
 
     def got(self, piece: bytes) -> None:
-        """Take a piece of the body."""
+        """Take a piece of the body that nobody is attached for yet."""
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
-        if self.take is not None:
-            self.take(piece)
-        else:
-            self.pieces.append(piece)
-            if len(self.pieces) == 1:
-                self.wake()
+        self.pieces.append(piece)
+        if len(self.pieces) == 1:
+            self.wake()
 
     def complete(self) -> None:
         """Take note that the reply is whole; the connection is no longer this call's."""
@@ -189,15 +200,13 @@ class Call:
         if self._failure is not None:
             raise self._failure
 
-    async def _moved(self) -> None:
+    def _next(self) -> asyncio.Future[None]:
+        """What is done once `wake` is called, or was since somebody last waited; whoever waited takes it away."""
+        self._waiter = waiter = self._loop.create_future()
         if self._woken:
-            self._woken = False
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter, self._woken = None, False
+            waiter.set_result(None)
+        self._woken = False
+        return waiter
 
 
 class _Connection(asyncio.Protocol):
@@ -209,6 +218,9 @@ class _Connection(asyncio.Protocol):
         self.call: Call | None = None
         self._pool = pool
         self._transport: asyncio.Transport | None = None
+        self._told: dict[bytes, bytes] = {}
+        # The parser's own call keeps a header: one in Python for each header of each reply would cost more.
+        self.on_header = self._told.__setitem__
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._held_back = False
@@ -228,7 +240,7 @@ class _Connection(asyncio.Protocol):
         """Begin a call."""
         self.call = call
         assert self._transport is not None
-        self._transport.write(request)
+        self._pool.outbox.put(self._transport, request)
 
     def pause(self) -> None:
         """Read nothing until `resume`."""
@@ -303,25 +315,28 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a reply."""
+        self._told.clear()
         self._headers = {}
         if self.call is None:
             # Nobody asked: what follows a whole reply makes the connection useless for the next request.
             self.cut()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        self._headers[name.lower()] = value
-
     def on_headers_complete(self) -> None:
         """Tell the call."""
+        self._headers = {name.lower(): value for name, value in self._told.items()}
         status = self._parser.get_status_code()
         if self.call is not None and status >= 200:
             self.call.began(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
         """Hand a piece on."""
-        if self.call is not None:
-            self.call.got(body)
+        call = self.call
+        if call is None:
+            return
+        if call.take is not None:
+            call.take(body)
+        else:
+            call.got(body)
 
     def on_message_complete(self) -> None:
         """End the call, and go back to the pool where the engine keeps the connection."""
@@ -342,7 +357,8 @@ class _Connection(asyncio.Protocol):
 class Upstream:
     """The engine's address and the connections to it that are free."""
 
-    def __init__(self, url: str, *, api_key: str, timeout_s: float) -> None:
+    def __init__(self, url: str, *, api_key: str, timeout_s: float, outbox: Outbox | None = None) -> None:
+        self.outbox = outbox or Outbox()
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
@@ -355,16 +371,15 @@ class Upstream:
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._constant = (
             f" HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nAccept-Encoding: identity\r\n{authorization}"
-        ).encode("latin-1")
+        )
+        self._beginnings: dict[tuple[str, str], bytes] = {}
 
     @property
     def free(self) -> int:
         """How many connections wait for a call."""
         return len(self._free)
 
-    async def send(
-        self, method: str, path: str, body: bytes, request_id: str, headers: Mapping[str, str] | None = None
-    ) -> Call:
+    async def send(self, method: str, path: str, body: bytes, request_id: str) -> Call:
         """Send a request and return the call; whoever gets it must `close` it.
 
         `path` is the engine's, as `endpoints` has it: no query.
@@ -373,8 +388,16 @@ class Upstream:
             NotConnected: the engine takes no connection.
         """
         connection = self._newest_free() or await self._connect()
+        return self._send_on(connection, self._request(method, path, body, request_id))
+
+    def send_now(self, path: str, body: bytes, request_id: str) -> Call | None:
+        """Post on a connection that is free; None where one has to be made, which is `send`'s to do."""
+        connection = self._newest_free()
+        return None if connection is None else self._send_on(connection, self._request("POST", path, body, request_id))
+
+    def _send_on(self, connection: _Connection, request: bytes) -> Call:
         call = Call(connection, self._timeout_s)
-        connection.send(call, self._request(method, path, body, request_id, headers or {}))
+        connection.send(call, request)
         if self._sweeping is None:
             self._sweeping = connection.loop.call_later(self._sweep_s, self._sweep)
         return call
@@ -388,11 +411,20 @@ class Upstream:
                 call.expire()
         self._sweeping = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep) if running else None
 
-    def _request(self, method: str, path: str, body: bytes, request_id: str, headers: Mapping[str, str]) -> bytes:
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
-        sized = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body or method == "POST" else ""
-        rest = f"X-Request-Id: {request_id}\r\n{extra}{sized}\r\n"
-        return b"".join((f"{method} {path}".encode("latin-1"), self._constant, rest.encode("latin-1"), body))
+    def _request(self, method: str, path: str, body: bytes, request_id: str) -> bytes:
+        beginning = self._beginnings.get((method, path)) or self._beginning(method, path)
+        if not body and method != "POST":
+            return b"%b%b\r\n\r\n" % (beginning, request_id.encode())
+        whole = b"%b%b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        return whole % (beginning, request_id.encode(), len(body), body)
+
+    def _beginning(self, method: str, path: str) -> bytes:
+        """All that requests on a path have in common."""
+        beginning = f"{method} {path}{self._constant}X-Request-Id: ".encode("latin-1")
+        # A path with an id in it comes once.
+        if method == "POST" and len(self._beginnings) < _MOST_BEGINNINGS:
+            self._beginnings[method, path] = beginning
+        return beginning
 
     def _newest_free(self) -> _Connection | None:
         stale = time.monotonic() - KEEPALIVE_S

@@ -11,63 +11,86 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http_writer import StreamWriter
+from aiohttp.abc import AbstractStreamWriter
+
+from gaiad.proxy.outbox import Outbox
 
 _SERVER = "gaiad"
 
 
 class WholeReply(web.StreamResponse):
-    """A reply whose every byte is known. Header values must be free of line breaks."""
+    """A reply whose every byte is known; `lines` are its headers, as `header_lines` has them.
 
-    def __init__(self, *, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    With an outbox it goes out together with the other replies of its turn.
+    """
+
+    def __init__(self, *, status: int, lines: str, body: bytes, outbox: Outbox | None = None) -> None:
         # Nothing of the general response's own state is used: what aiohttp asks for is answered below.
         self._status = status
-        self._whole_headers = headers
+        self._lines = lines
         self.whole_body = body
         self._keep_alive: bool | None = None
         self._asked: web.BaseRequest | None = None
-        self._out: StreamWriter | None = None
+        self._is_out = False
+        self._outbox = outbox
 
     @property
     def prepared(self) -> bool:
         """Whether it was handed to a request."""
-        return self._out is not None
+        return self._asked is not None
 
-    async def prepare(self, request: web.BaseRequest) -> StreamWriter:
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Take the request whose reply this is."""
-        self._keep_alive = request.keep_alive
         self._asked = request
-        self._out = cast("StreamWriter", request.writer)
-        return self._out
+        self._keep_alive = request.keep_alive
+        return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write all of it, once."""
-        request, out = self._asked, self._out
-        if request is None or out is None:
-            return
-        self._asked = None
-        transport = out.transport
+        if self._asked is not None and not self._is_out:
+            self.send(self._asked)
+            await self._asked.writer.drain()
+
+    def send(self, request: web.BaseRequest, *, may_wait: bool = False) -> None:
+        """Put all of it on its way, once; with the others of this turn, if there is an outbox and it `may_wait`.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        transport.write(self._head(request) + self.whole_body)
-        out.output_size += len(self.whole_body)
-        await out.drain()
+        self._asked, self._is_out = request, True
+        keeps = self._keep_alive = request.keep_alive
+        framing = f"Content-Length: {len(self.whole_body)}\r\n"
+        whole = head(request, self._status, self._lines, framing, keeps=keeps) + self.whole_body
+        if may_wait and keeps and self._outbox is not None:
+            self._outbox.put(transport, whole)
+        else:
+            transport.write(whole)
 
-    def _head(self, request: web.BaseRequest) -> bytes:
-        modern = request.version == HttpVersion11
-        told = "".join([f"{name}: {value}\r\n" for name, value in self._whole_headers.items()])
-        # A line a header, and not one more: whatever a value holds, it begins no header of its own.
-        if told.count("\n") != len(self._whole_headers) or told.count("\r") != len(self._whole_headers):
-            raise ValueError("a header of a reply holds a line break")
-        connection = _connection(bool(self._keep_alive), modern)
-        length = len(self.whole_body)
-        return (
-            f"{_status_line(self._status, modern)}{told}{connection}Content-Length: {length}\r\n"
-            f"Date: {_date(int(time.time()))}\r\nServer: {_SERVER}\r\n\r\n"
-        ).encode("utf-8", "surrogateescape")
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Headers as they stand on the wire.
+
+    Raises:
+        ValueError: a name or a value holds a line break, and would begin a header of its own.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise ValueError("a header of a reply holds a line break")
+    return lines
+
+
+def head(request: web.BaseRequest, status: int, lines: str, framing: str, *, keeps: bool) -> bytes:
+    """Status line and headers; `framing` says how the body ends, `keeps` whether the connection stays."""
+    modern = request.version == HttpVersion11
+    return (
+        f"{_status_line(status, modern)}{lines}{_connection(keeps, modern)}{framing}"
+        f"Date: {_date(int(time.time()))}\r\nServer: {_SERVER}\r\n\r\n"
+    ).encode("utf-8", "surrogateescape")
 
 
 def _connection(keep_alive: bool, modern: bool) -> str:

@@ -136,7 +136,7 @@ async def test_a_fault_of_ours_gives_the_turn_back(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("gaiad.proxy.inference.conflicting", broken)
+    monkeypatch.setattr("gaiad.proxy.inference.refusal", broken)
     assert [(await ask(session, world, "ada"))[0] for _ in range(3)] == [500] * 3
     monkeypatch.undo()
     assert (await ask(session, world, "ada"))[0] == 200

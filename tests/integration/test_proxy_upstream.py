@@ -107,7 +107,7 @@ async def test_pieces_reach_the_taker_as_they_arrive_and_in_order() -> None:
     async with playing(script) as upstream:
         call = await upstream.send("POST", "/v1/completions", b"{}", "gaia-1")
         await call.first()
-        assert call.content_type == "text/event-stream"
+        assert call.is_stream
         taken: list[bytes] = []
         call.attach(taken.append)
         while not await call.moved():

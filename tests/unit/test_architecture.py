@@ -41,8 +41,8 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
-        proxy.early proxy.incoming proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook proxy.upstream
-        proxy.whole
+        proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
+        proxy.upstream proxy.ways proxy.whole
     """,
     LOOPS: """
         schedule
@@ -50,7 +50,7 @@ LAYERS: dict[int, str] = {
         gpu.loop
         learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
         learner.steps
-        proxy.app proxy.inference proxy.server proxy.stored
+        proxy.app proxy.inference proxy.server proxy.shared proxy.stored
     """,
     COMPOSE: """
         daemon __main__

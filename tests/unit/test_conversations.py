@@ -9,8 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gaiad import db as tables
+from gaiad.adapter import Arm
 from gaiad.config import Config, ConsentConfig
 from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
@@ -92,6 +95,19 @@ async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: 
     assert row["request"] == {"messages": [{"role": "user", "content": SECRET}]}
     assert row["durable"] is True
     assert await conversations.exchange("nothing") is None
+
+
+async def test_each_column_of_a_row_holds_what_the_record_says_of_it(conversations: Conversations) -> None:
+    told = record(
+        "r1", at=1.5, stage_reason="rule:x", arm=Arm.CONTROL, completion_tokens=8, first_byte_ms=2.5, streamed=True
+    )
+    told = msgspec.structs.replace(told, complete=False, valid=False, started=0.5)
+    await conversations.keep([told])
+    row = await conversations.exchange("r1")
+    assert row is not None
+    columns = [column.name for column in tables.exchanges.columns if column.name != "decision"]
+    assert {name: row[name] for name in columns} == {name: getattr(told, name) for name in columns}
+    assert row["decision"] == "not_kept"
 
 
 async def test_purposes_need_no_database_once_loaded_and_follow_each_change_at_once(

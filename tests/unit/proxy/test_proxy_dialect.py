@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gaiad.proxy.body import raw_fields, read_fields
+from gaiad.proxy.body import raw, raw_fields, read_fields
 from gaiad.proxy.dialect import Rewritten, engine_release, for_engine
 from gaiad.proxy.refusals import Rejection
 
@@ -17,7 +17,7 @@ SCHEMA = {"type": "object", "required": ["a"]}
 def sent(body: dict[str, Any], version: str | None = "0.32.0") -> dict[str, Any]:
     fields = raw_fields(body)
     before = {key: bytes(value) for key, value in fields.items()}
-    rewritten = for_engine(fields, model="m@v1", engine_version=version)
+    rewritten = for_engine(fields, model=raw("m@v1"), engine_version=version)
     assert {key: bytes(value) for key, value in fields.items()} == before, "the client's own body was changed"
     assert isinstance(rewritten, Rewritten), rewritten
     made: dict[str, Any] = json.loads(rewritten.body)
@@ -25,7 +25,7 @@ def sent(body: dict[str, Any], version: str | None = "0.32.0") -> dict[str, Any]
 
 
 def refused(body: dict[str, Any], version: str | None = "0.32.0") -> Rejection:
-    rewritten = for_engine(raw_fields(body), model="m@v1", engine_version=version)
+    rewritten = for_engine(raw_fields(body), model=raw("m@v1"), engine_version=version)
     assert isinstance(rewritten, Rejection)
     assert rewritten.status == 400
     return rewritten
@@ -130,7 +130,7 @@ def test_our_metadata_never_reaches_the_engine(metadata: object, kept: object) -
 def test_token_counts_are_asked_for_in_streams_and_hidden_unless_the_client_did(
     body: dict[str, Any], options: object, hidden: bool
 ) -> None:
-    rewritten = for_engine(raw_fields(body), model="m", engine_version=None)
+    rewritten = for_engine(raw_fields(body), model=raw("m"), engine_version=None)
     assert isinstance(rewritten, Rewritten)
     assert rewritten.hide_usage is hidden
     assert json.loads(rewritten.body).get("stream_options") == options
@@ -141,6 +141,6 @@ def test_what_is_not_meant_to_change_keeps_every_byte() -> None:
         b'{ "model":"auto", "messages" : [ {"content":"\\u00fc  \\/"} ] ,"temperature":1.50, "n" : 1e0}'
     )
     assert not isinstance(fields, Rejection)
-    rewritten = for_engine(fields, model="m@v1", engine_version="0.32.0")
+    rewritten = for_engine(fields, model=raw("m@v1"), engine_version="0.32.0")
     assert isinstance(rewritten, Rewritten)
     assert rewritten.body == (b'{"model":"m@v1","messages":[ {"content":"\\u00fc  \\/"} ],"temperature":1.50,"n":1e0}')

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaiad.config import LimitsConfig
-from gaiad.proxy.body import raw_fields, read_fields
+from gaiad.proxy.body import raw_fields, read_request
 from gaiad.proxy.limits import over_limits
 from gaiad.proxy.refusals import Rejection
 
@@ -26,9 +26,12 @@ INLINE = "data:image/png;base64,AAAA"
 
 def judged(body: dict[str, Any] | str, limits: LimitsConfig = LIMITS) -> Rejection | None:
     raw = body if isinstance(body, str) else json.dumps(body)
-    fields = read_fields(raw.encode())
-    assert not isinstance(fields, Rejection), fields
-    return over_limits(fields, limits)
+    read = read_request(raw.encode())
+    assert not isinstance(read, Rejection), read
+    fields, plain = read
+    quick, careful = over_limits(fields, limits, plain), over_limits(fields, limits)
+    assert quick == careful
+    return quick
 
 
 def user(content: object) -> dict[str, Any]:

@@ -50,6 +50,33 @@ def test_however_a_stream_is_cut_only_model_changes(texts: list[str], spaced: bo
     assert said_by(renaming.payloads).text == "".join(texts)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.text() | st.sampled_from(['"model"', f'"model":"{TOLD}"', "\r\n", '"choices":[{']),
+            st.sampled_from([TOLD, ASKED, "another"]),
+            st.dictionaries(st.sampled_from(["usage", "model_of", "x"]), st.sampled_from([1, {"model": TOLD}, None])),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_what_was_learned_from_one_event_changes_nothing_about_the_next(
+    told: list[tuple[str, str, dict[str, Any]]],
+) -> None:
+    events = [event(chunk(content, model=model, **more)) for content, model, more in told]
+    renaming = renamer()
+    assert [renaming.feed(one) for one in events] == [renamer().feed(one) for one in events]
+    assert [event(json.loads(payload)) for payload in renaming.payloads] == events
+
+
+@pytest.mark.parametrize("strange", [b'{"choices":[{}],"model":"' + TOLD.encode() + b'"}', b'{"a":{"choices":[{}]}}'])
+def test_an_event_that_begins_otherwise_is_read_with_care(strange: bytes) -> None:
+    renaming = renamer()
+    renaming.feed(event(chunk("a")))
+    assert renaming.feed(b"data: " + strange + b"\n\n") == renamer().feed(b"data: " + strange + b"\n\n")
+
+
 def test_an_event_is_passed_on_in_the_call_that_completes_it() -> None:
     renaming, first, second = renamer(), event(chunk("a")), event(chunk("b"))
     assert renaming.feed(first) == first.replace(TOLD.encode(), b"auto")

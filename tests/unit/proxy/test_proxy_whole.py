@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from gaiad.proxy.whole import WholeReply
+from gaiad.proxy.outbox import Outbox
+from gaiad.proxy.server import Server
+from gaiad.proxy.whole import WholeReply, header_lines
 
 
 @asynccontextmanager
 async def answering(headers: dict[str, str], body: bytes) -> AsyncIterator[tuple[str, int]]:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        return WholeReply(status=200, headers=headers, body=body)
+        return WholeReply(status=200, lines=header_lines(headers), body=body)
 
     runner = web.ServerRunner(web.Server(answer, access_log=None))
     await runner.setup()
@@ -63,6 +65,31 @@ async def test_two_replies_follow_each_other_on_one_connection() -> None:
         everything = await reader.read()
         writer.close()
     assert everything.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_replies_of_both_kinds_keep_the_order_of_their_requests_and_reach_a_client_that_closes() -> None:
+    outbox = Outbox()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.startswith("/whole"):
+            return WholeReply(status=200, lines="", body=request.path.encode(), outbox=outbox)
+        return web.Response(body=request.path.encode())
+
+    runner = web.ServerRunner(Server(answer, 1000))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    paths = ["/whole/1", "/other/2", "/whole/3", "/whole/4", "/other/5", "/whole/6"]
+    try:
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        requests = [f"GET {path} HTTP/1.1\r\nHost: x\r\n" for path in paths]
+        writer.write(("\r\n".join(requests) + "Connection: close\r\n\r\n").encode())
+        everything = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    finally:
+        await runner.cleanup()
+    places = [everything.find(path.encode()) for path in paths]
+    assert places == sorted(places)
+    assert places[0] > 0
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb"])

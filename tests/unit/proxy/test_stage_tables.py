@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gaiad.config import DEFAULT_STAGES
+from gaiad.proxy.body import read_request
 from gaiad.proxy.features import Phrase
 from gaiad.proxy.recognition import parse_rules, winner
+from gaiad.proxy.refusals import Rejection
 from gaiad.proxy.rulebook import SHIPPED
 from gaiad.proxy.stages import known_stages
 
@@ -37,7 +39,9 @@ def fields(body: Body) -> dict[str, msgspec.Raw]:
 
 
 def stage_of(body: Body) -> str:
-    found = RULES.recognise(fields(body))
+    read = read_request(json.dumps(body).encode())
+    assert not isinstance(read, Rejection)
+    found = RULES.recognise(*read)
     return found.stage if found else DEFAULT
 
 
@@ -68,6 +72,15 @@ def test_what_is_searched_first_hides_no_rule_from_any_line() -> None:
     for line in lines("open"):
         found, best = RULES.recognise(fields(line["body"])), winner(RULES.explain(fields(line["body"])))
         assert (found.rule if found else None) == (best.rule.id if best else None), line["id"]
+
+
+def test_messages_that_were_found_to_be_plain_are_recognised_like_any_others() -> None:
+    told = [line["body"] for name in ("open", "held_back") for line in lines(name)]
+    assert [stage_of(body) for body in told] == [
+        found.stage if (found := RULES.recognise(fields(body))) else DEFAULT for body in told
+    ]
+    plain = [read_request(json.dumps(body).encode())[1] is not None for body in told]  # type: ignore[index]
+    assert set(plain) == {True, False}
 
 
 def test_what_a_person_says_names_a_stage_only_where_system_text_schema_or_sender_agree() -> None:
