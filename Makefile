@@ -9,7 +9,7 @@ MODEL := var/models/smollm2-135m-instruct
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help setup model demo run test check check-types check-units format bench lock clean
+.PHONY: help setup model demo run test check check-types check-units format bench proof-soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,8 +50,11 @@ bench: model ## every benchmark; each prints one table
 	@for file in $$(ls bench/[a-z]*.py | grep -v /proof_); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
 
 proof-%: model ## a long proof by name, with the assertions of its short twin in the tests
-	@if [ ! -f bench/proof_$*.py ]; then echo "proof: there is no proof '$*'; there are: $$(ls bench/proof_*.py 2>/dev/null | sed 's/.*proof_//; s/\.py//' | xargs)" >&2; exit 1; fi
+	@if [ ! -f bench/proof_$*.py ]; then echo "proof: there is no proof '$*'; there are: $$(ls bench/proof_*.py 2>/dev/null | sed 's/.*proof_//; s/\.py//' | xargs) soak" >&2; exit 1; fi
 	@$(PY) -m bench.proof_$*
+
+proof-soak: setup ## 200,000 requests through the proxy, some broken off: nothing may be left behind (needs a C compiler)
+	@$(PY) -m bench.proxy_soak
 
 lock: setup ## write requirements/cpu.lock anew from what is installed
 	@$(PY) tools/lock.py > requirements/cpu.lock.tmp && mv requirements/cpu.lock.tmp requirements/cpu.lock

@@ -9,7 +9,8 @@ again, so recording that lags behind is charged too; in the column `direct` it i
 which says how far they are from being the limit.
 Rows with a + are added to the direct way in the same round. Machines differ: compare columns, not runs.
 
-A bar that is missed is a result, not a failure. Exit code 1 means that something did not run.
+A bar that is missed is a result, not a failure. Exit code 1 means that something did not run, or that a daemon did not
+record each request: with its content where that is granted, without where it is not.
 """
 
 from __future__ import annotations
@@ -18,24 +19,21 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.load import targets as kinds
-from bench.load.compiled import compile_into
-from bench.load.errors import CannotMeasure
+from bench.load.command import Place, carried_out
 from bench.load.figures import as_json, table, verdicts
 from bench.load.rounds import Rounds
 from bench.load.targets import CONSENTED, DIRECT, NAMES, LeftOut, Target
-from bench.load.tree import on_core, settle, two_cores
-from gaiad.errors import GaiadError
+from bench.load.tree import settle
 
 QUEUE = 1_000_000
 """Records that may wait here. At full speed the default of 2,000 would drop some and make recording look cheap."""
@@ -43,9 +41,35 @@ QUEUE = 1_000_000
 NEWEST = 1000
 
 
-def started(stack: ExitStack, folder: Path, direct: Target, core: int | None, only: Sequence[str]) -> list[Target]:
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a daemon says it kept of the requests that it was asked, and how many of its newest records have content."""
+
+    consented: bool
+    asked: int
+    written: int
+    dropped: int
+    failed: int
+    newest: int
+    with_content: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether each request left its record: with its content where that is granted, without where it is not."""
+        content = self.newest if self.consented else 0
+        counted = self.written >= self.asked > 0 and not self.dropped and not self.failed
+        return counted and self.newest > 0 and self.with_content == content
+
+    def line(self) -> str:
+        """One line for people."""
+        line = f"{self.asked:,} requests, {self.written:,} records written, {self.dropped} dropped, {self.failed} "
+        line += f"failed; of the newest {self.newest}, {self.with_content} with their content"
+        return line if self.whole else f"{line}; NOT AS IT SHOULD BE, so the figures do not count"
+
+
+def started(stack: ExitStack, place: Place, direct: Target, only: Sequence[str]) -> list[Target]:
     """Start what was asked for and can be had; what is left out says so at once."""
-    port = direct.port
+    folder, core, port = place.folder, place.proxy_core, direct.port
     makers: dict[str, AbstractContextManager[Target]] = {
         kinds.PLAIN: kinds.gaiad(folder / "plain", port, core, consented=False, queue=QUEUE),
         kinds.CONSENTED: kinds.gaiad(folder / "consented", port, core, consented=True, queue=QUEUE),
@@ -63,27 +87,29 @@ def started(stack: ExitStack, folder: Path, direct: Target, core: int | None, on
     return found
 
 
-def recorded(target: Target, asked: int) -> tuple[bool, str]:
-    """Whether all that a consented target was asked is kept with its content, and a line that says so."""
+def recorded(target: Target, asked: int) -> Recorded:
+    """Ask a daemon what it kept."""
     settle(target.pid)
     assert target.control is not None
     store = target.status()["store"]
     newest = target.control.get("exchanges", limit=NEWEST)["exchanges"]
-    full = sum(bool(row["purposes"]) for row in newest)
-    line = f"{asked:,} requests, {store['written']:,} records written, {store['dropped']} dropped, {store['failed']} "
-    line += f"failed; of the newest {len(newest)}, {full} with their content"
-    whole = store["written"] >= asked and not store["dropped"] and not store["failed"] and full == len(newest)
-    return whole, line
+    return Recorded(
+        consented=target.name == CONSENTED,
+        asked=asked,
+        written=store["written"],
+        dropped=store["dropped"],
+        failed=store["failed"],
+        newest=len(newest),
+        with_content=sum(bool(row["purposes"]) for row in newest),
+    )
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Start everything, run the rounds, end everything; prints the table unless JSON is wanted."""
-    programs, cores = compile_into(folder), two_cores()
-    proxy_core, load_core = cores or (None, None)
-    with on_core(load_core), ExitStack() as stack:
-        direct = stack.enter_context(kinds.upstream(programs.upstream, load_core))
-        targets = started(stack, folder, direct, proxy_core, options.only)
-        rounds = Rounds(programs.load, folder, options.seconds)
+def measure(options: argparse.Namespace, place: Place) -> bool:
+    """Start everything, run the rounds, end everything, print; False where a daemon did not keep what it was to."""
+    with ExitStack() as stack:
+        direct = stack.enter_context(kinds.upstream(place.programs.upstream, place.load_core))
+        targets = started(stack, place, direct, options.only)
+        rounds = Rounds(place.programs.load, place.folder, options.seconds)
         for target in targets:
             rounds.warm_up(target)
         measured = []
@@ -94,35 +120,38 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                 found.setdefault(name, {}).update(figures)
             measured.append(found)
         records = {target.name: recorded(target, rounds.asked[target.name]) for target in targets if target.control}
-    names = [target.name for target in targets]
-    if not options.json:
-        print_table(measured, names, records, cores, options)
-    told = {name: line for name, (_, line) in records.items()}
-    whole = CONSENTED not in records or records[CONSENTED][0]
-    return {**as_json(measured, names), "recorded": told, "all_recorded": whole, **about(options, cores)}
+    names, whole = [target.name for target in targets], all(kept.whole for kept in records.values())
+    if options.json:
+        told = {name: asdict(kept) for name, kept in records.items()}
+        kept_too = {"recorded": told, "all_recorded": whole}
+        print(json.dumps({**as_json(measured, names), **kept_too, **about(options, place)}))
+    else:
+        print_table(measured, names, records, place, options)
+    return whole
 
 
-def about(options: argparse.Namespace, cores: tuple[int, int] | None) -> dict[str, object]:
+def about(options: argparse.Namespace, place: Place) -> dict[str, object]:
     """The machine and the plan."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    return {**machine, "separate_cores": cores is not None, "rounds": options.rounds, "seconds": options.seconds}
+    return {**machine, "separate_cores": place.separate_cores, "rounds": options.rounds, "seconds": options.seconds}
 
 
 def print_table(
     measured: Sequence[dict[str, dict[str, float]]],
     names: Sequence[str],
-    records: dict[str, tuple[bool, str]],
-    cores: tuple[int, int] | None,
+    records: dict[str, Recorded],
+    place: Place,
     options: argparse.Namespace,
 ) -> None:
     """The table, what was recorded, and the bars."""
-    where = "proxies on one, upstream and load on another" if cores else "all on one, so latencies say little"
+    where = "all on one, so latencies say little"
+    if place.separate_cores:
+        where = "proxies on one, upstream and load on another"
     print(f"{platform.machine()}, {os.cpu_count()} cores ({where}), Python {platform.python_version()}; ", end="")
     print(f"median (range) of {options.rounds} rounds of {options.seconds} s")
     print("\n".join(table(measured, names)))
-    for name, (whole, line) in records.items():
-        told = "" if whole or name != CONSENTED else "; NOT ALL IS KEPT, so its figures do not count"
-        print(f"{name}: {line}{told}")
+    for name, kept in records.items():
+        print(f"{name}: {kept.line()}")
     print("\n".join(verdict.line() for verdict in verdicts(measured)))
 
 
@@ -141,18 +170,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print one table; 1 where something did not run."""
+    """Measure and print one table; 1 where something did not run, or was not recorded as it should be."""
     options = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: it was ended"))
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-proxy-") as folder:
-            found = measure(options, Path(folder))
-    except (CannotMeasure, GaiadError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(found))
-    return 0 if found["all_recorded"] else 1
+    return carried_out("bench", lambda place: measure(options, place))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ static int client_count, idle_count, busy_count;
 static struct timers timers;
 static int epoll_fd;
 static uint64_t seed, started_us, stop_us, last_us;
-static long begun, done, streams_done, failed, aborted;
+static long begun, done, streams_done, failed, aborted, unsent;
 static uint64_t body_bytes;
 static char first_failure[128];
 static float *samples;
@@ -122,6 +122,8 @@ static void broke(struct client *client, const char *what, int number) {
 }
 
 static void break_off(struct client *client) {
+    /* Of a request that never left, the other side cannot know. */
+    if (client->written < client->ask->bytes.used) unsent++;
     hang_up(client, aborted++ % 2 == 0);
     over(client);
 }
@@ -331,10 +333,10 @@ static void tell(void) {
     long cpu_us = (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000 + used.ru_utime.tv_usec + used.ru_stime.tv_usec;
     double elapsed_s = (double)(last_us > started_us ? last_us - started_us : 1) / 1e6;
     if (sample_count > 0) qsort(samples, sample_count, sizeof *samples, ascending);
-    printf("{\"begun\":%ld,\"done\":%ld,\"streams_done\":%ld,\"failed\":%ld,\"aborted\":%ld,\"unfinished\":%d,"
-           "\"first_failure\":\"%s\",\"elapsed_s\":%.6f,\"body_bytes\":%llu,\"cpu_us\":%ld,\"connections\":%d,"
-           "\"samples\":%zu,\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"max_ms\":%.4f}\n",
-           begun, done, streams_done, failed, aborted, busy_count, first_failure, elapsed_s,
+    printf("{\"begun\":%ld,\"done\":%ld,\"streams_done\":%ld,\"failed\":%ld,\"aborted\":%ld,\"unsent\":%ld,"
+           "\"unfinished\":%d,\"first_failure\":\"%s\",\"elapsed_s\":%.6f,\"body_bytes\":%llu,\"cpu_us\":%ld,"
+           "\"connections\":%d,\"samples\":%zu,\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"max_ms\":%.4f}\n",
+           begun, done, streams_done, failed, aborted, unsent, busy_count, first_failure, elapsed_s,
            (unsigned long long)body_bytes, cpu_us, client_count, sample_count, percentile(0.5), percentile(0.99),
            percentile(1.0));
 }

@@ -74,7 +74,10 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing that answers: `pid` is the root of what is charged, `model` and `headers` are what its clients send."""
+    """One thing that answers: `pid` is the root of what is charged, `model` and `headers` are what its clients send.
+
+    `control` and `store`, the database file, are gaiad's only.
+    """
 
     name: str
     port: int
@@ -82,6 +85,7 @@ class Target:
     model: str = "base"
     headers: Mapping[str, str] = field(default_factory=dict)
     control: Client | None = None
+    store: Path | None = None
 
     def status(self) -> dict[str, Any]:
         """Gaiad's own status page."""
@@ -123,7 +127,7 @@ def gaiad(folder: Path, upstream_port: int, core: int | None, *, consented: bool
             for purpose in ("train", "evaluate"):
                 _grant(control, purpose)
         headers = {"X-Gaia-User": OWNER} if consented else {}
-        yield Target(name, port, pid, "auto", headers, control)
+        yield Target(name, port, pid, "auto", headers, control, folder / "state" / "gaiad.db")
 
 
 def _serving(control: Client) -> bool:

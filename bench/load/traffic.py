@@ -39,13 +39,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run of the load generator came to; times are -1 where nothing was timed."""
+    """What a run of the load generator came to; times are -1 where nothing was timed.
+
+    `unsent` are those of the aborted that were broken off before their last byte was written.
+    """
 
     begun: int
     done: int
     streams_done: int
     failed: int
     aborted: int
+    unsent: int
     unfinished: int
     first_failure: str
     elapsed_s: float

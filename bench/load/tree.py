@@ -50,6 +50,16 @@ def rss_mb(root: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
 
 
+def allocated_mb(pid: int) -> float:
+    """What a process has allocated, in MiB: without the pages of files, and with what was swapped out.
+
+    RSS alone can fall while a process grows, where the kernel takes pages away that are not used: leaked ones first.
+    """
+    parts = ("RssAnon:", "RssShmem:", "VmSwap:")
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(parts)) / 1024
+
+
 def open_files(pid: int) -> int:
     """How many files and sockets a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
