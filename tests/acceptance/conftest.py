@@ -32,9 +32,9 @@ def tiny_base(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny", tokenizer_from=small_model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def home(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A daemon that serves the small model."""
+    """A daemon that serves the small model, one for all who leave it serving: starting it takes a minute."""
     world = World(tmp_path_factory.mktemp("home"), model=small_model, learning=f"resume_after_s = 2\n{NO_GUARD}")
     with world.running():
         world.wait_until_serving(START_S)
