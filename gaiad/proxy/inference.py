@@ -38,6 +38,7 @@ from gaiad.proxy.refusals import (
     engine_failed,
     engine_timeout,
     not_now,
+    not_served_by_engine,
     too_many_at_once,
 )
 from gaiad.proxy.relay import Ending, EventStream, StreamRelay
@@ -58,6 +59,8 @@ _log = structlog.get_logger()
 RECONNECT_PAUSE_S = 0.2
 MOST_RESETS = 3
 CLIENT_GONE_STATUS = 499
+NO_ROUTE = b'{"detail":"Not Found"}'
+"""What vLLM says of a path that its model has no use for: no shape that a client of OpenAI's could read."""
 FAULT_STATUS = 500
 REQUEST_ID_HEADER = "X-Gaia-Request-Id"
 _NOBODY: frozenset[str] = frozenset()
@@ -264,6 +267,8 @@ class Inference:
             raw = self._for_client(ask, raw)
         elif call.status == 400:
             raw = reworded(raw)
+        elif call.status == 404 and raw == NO_ROUTE:
+            return self._reject(not_served_by_engine(self._endpoint.path), ask)
         return passed_on(call, raw, self._lines(ask), self._shared.outbox)
 
     def _for_client(self, ask: Ask, raw: bytes) -> bytes:

@@ -49,6 +49,12 @@ def unknown_path(method: str, path: str, known: Iterable[str]) -> Rejection:
     return Rejection(404, message, code="unknown_url")
 
 
+def not_served_by_engine(path: str) -> Rejection:
+    """404 for a path of ours that the engine lacks with the model it has."""
+    message = f"The engine does not serve {path}: the model it was started with is not made for that."
+    return Rejection(404, message, code="not_served_by_engine")
+
+
 def wrong_method(method: str, path: str, allowed: Iterable[str]) -> Rejection:
     """405 for a known path asked with the wrong method."""
     return Rejection(405, f"{path} takes {' or '.join(allowed)}, not {method}.", code="method_not_allowed")

@@ -271,7 +271,7 @@ async def _count(request: web.Request) -> web.Response:
         return web.Response(body=str(fake.fault("garbage")).encode("latin-1"), content_type="application/json")
     refusal = _check(fake, body, "")
     if refusal is None and request.path == "/v1/embeddings" and not fake.fault("embeds"):
-        refusal = _error(400, "The model does not support Embeddings API", "BadRequestError")
+        refusal = web.Response(status=404, body=b'{"detail":"Not Found"}', content_type="application/json")
     if refusal is not None:
         return refusal
     reply = counted(request.path, body, body.get("model") or fake.served)

@@ -98,8 +98,9 @@ async def test_a_response_whose_engine_fails_is_an_error_of_the_client(engine: R
 async def test_an_engine_without_embeddings_says_so_and_one_with_them_serves(
     engine: RunningVllm, client: openai.AsyncOpenAI
 ) -> None:
-    with pytest.raises(openai.BadRequestError, match="does not support Embeddings"):
+    with pytest.raises(openai.NotFoundError, match="does not serve /v1/embeddings") as refused:
         await client.embeddings.create(model="auto", input="eins")
+    assert refused.value.code == "not_served_by_engine"
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         await client.embeddings.create(model="text-embedding-3-small", input="eins")
     await engine.fault(embeds=True)
