@@ -1,4 +1,5 @@
-"""Both commands about the proxy, small: a real daemon between the C upstream and the C load generator.
+"""All commands about the proxy, small, with a real daemon: between C upstream and C load generator, and for one
+before an engine that never ends a reply.
 
 No time is judged here. What is judged is that all was measured, recorded and given back.
 """
@@ -69,3 +70,12 @@ def test_a_small_soak_leaves_nothing_behind() -> None:
     assert kept["rows"] - kept["complete"] >= sent["aborted"] / 2 - sent["unsent"]
     assert told["warm"]["connections"] > 1
     assert progress.count("soak: slice") == 4
+
+
+def test_an_engine_hears_of_every_client_that_leaves() -> None:
+    code, told, progress = told_by("bench.proxy_leaving", "--clients", "20", "--at-once", "8")
+    assert (code, told["holds"]) in ((0, True), (1, False)), progress
+    assert {name: (row["clients"], row["unheard"]) for name, row in told["replies"].items()} == {
+        "streamed": (10, 0),
+        "whole": (10, 0),
+    }
