@@ -35,7 +35,7 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 _ROWS_AT_ONCE = 256
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=_ROWS_AT_ONCE)
 def _insert_metadata(rows: int) -> str:
     row = f"({', '.join('?' * (len(_RECORDED) + 1))})"
     columns = f"{', '.join(_RECORDED)}, decision"
@@ -43,13 +43,10 @@ def _insert_metadata(rows: int) -> str:
 
 
 def _statements(rows: Sequence[tuple[object, ...]]) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """Statements that write `rows`, in sizes of powers of two, so that few different ones have to be prepared."""
-    at, size = 0, _ROWS_AT_ONCE
-    while at < len(rows):
-        while size > len(rows) - at:
-            size //= 2
-        yield _insert_metadata(size), tuple(chain.from_iterable(rows[at : at + size]))
-        at += size
+    """Statements that write `rows`, as few as may be: each goes to the driver's thread and back several times."""
+    for at in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[at : at + _ROWS_AT_ONCE]
+        yield _insert_metadata(len(some)), tuple(chain.from_iterable(some))
 
 
 class CorrectedRow(TypedDict):
