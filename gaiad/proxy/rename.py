@@ -11,12 +11,15 @@ import re
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+
 from gaiad.proxy.sse import DONE, Event, EventParser
 
 _DATA = b"data: "
 _END = b"\n\n"
 _MODEL = b'"model"'
 _CHOICE = b'"choices":[{'
+_NO_CHOICES = b'"choices":[]'
 
 
 class Renamer(Protocol):
@@ -90,13 +93,17 @@ class ChunkRenamer:
             if payload == DONE:
                 out.append(event)
                 continue
-            renamed = None if _CHOICE not in payload else quickly_renamed(payload, self._told, self._asked)
+            if _CHOICE in payload:
+                renamed = quickly_renamed(payload, self._told, self._asked)
+            else:
+                renamed = b"" if self._hide_usage and _only_counts(payload) else None
             if renamed is None:
                 return None
             payloads.append(payload)
-            out.append(_DATA + renamed)
+            if renamed:
+                out.append(_DATA + renamed)
         self.payloads += payloads
-        if payloads:
+        if payloads and _CHOICE in payloads[-1]:
             self._remember(payloads[-1])
         out.append(b"")
         return _END.join(out)
@@ -133,6 +140,25 @@ class ChunkRenamer:
         # 5. A chunk of the reply.
         renamed = with_model(event.payload, chunk, self._asked_name)
         return event.raw if renamed is event.payload else event.with_payload(renamed)
+
+
+class _Counts(msgspec.Struct, gc=False):
+    choices: list[msgspec.Raw]
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_COUNTS = msgspec.json.Decoder(_Counts)
+
+
+def _only_counts(payload: bytes) -> bool:
+    """Whether a chunk holds token counts and nothing of the reply."""
+    if _NO_CHOICES not in payload:
+        return False
+    try:
+        counts = _COUNTS.decode(payload)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        return False
+    return not counts.choices and bytes(counts.usage) != b"null"
 
 
 def renamed_reply(raw: bytes, *, told: str, asked: str) -> bytes:

@@ -91,13 +91,22 @@ def test_comments_and_other_line_ends_pass_as_they_are() -> None:
     assert renaming.feed(odd) + renaming.close() == odd
 
 
-def test_token_counts_that_only_we_asked_for_are_taken_out_and_kept_for_us() -> None:
+@pytest.mark.parametrize("spaced", [True, False])
+def test_token_counts_that_only_we_asked_for_are_taken_out_and_kept_for_us(spaced: bool) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 8}
-    counts = event({"model": TOLD, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+    body = {"model": TOLD, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    counts = event(body, spaced=spaced)
     hiding, showing = renamer(hide_usage=True), renamer()
     assert hiding.feed(event(chunk("a")) + counts + DONE).count(b"data:") == 2
     assert showing.feed(counts) == counts.replace(TOLD.encode(), b"auto")
     assert said_by(hiding.payloads) == Said("a", prompt_tokens=7, completion_tokens=8)
+
+
+@pytest.mark.parametrize("more", [{"usage": None}, {}, {"usage": {}, "choices": None}, {"x": {"choices": []}}])
+def test_what_holds_no_counts_is_passed_on_though_there_is_no_choice_in_it(more: dict[str, Any]) -> None:
+    body = {"model": TOLD, "choices": [], **more}
+    hiding = renamer(hide_usage=True)
+    assert hiding.feed(event(body)) == event({**body, "model": ASKED})
 
 
 def test_an_error_event_and_what_follows_it_is_held_back() -> None:
