@@ -46,7 +46,8 @@ class Recorder:
     ) -> None:
         self._store = conversations
         self._queue_size = queue_size
-        self._batch = min(BATCH, queue_size)
+        # Half a queue stays free: what comes before the writer has its turn would be dropped by a full one.
+        self._batch = max(1, min(BATCH, queue_size // 2))
         self._retry_delays_s = tuple(retry_delays_s)
         self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()
