@@ -124,10 +124,11 @@ class Recorder:
         try:
             kept = await self._keep(batch)
         except Exception as error:  # noqa: BLE001 - the loop's edge: one strange record must not stop recording
-            # 1. A record that cannot be stored at all: the others of its batch still are.
+            # 1. A record that cannot be stored at all: the others of its batch still are, in few commits.
             if len(batch) > 1:
-                for record in batch:
-                    await self._write([record])
+                half = len(batch) // 2
+                await self._write(batch[:half])
+                await self._write(batch[half:])
                 return
             _log.error("exchange_not_storable", request_id=batch[0].request_id, error=type(error).__name__)
             kept = False

@@ -144,6 +144,17 @@ async def test_one_record_that_cannot_be_stored_does_not_cost_the_others() -> No
     assert (recorder.written, recorder.failed) == (2, 1)
 
 
+async def test_one_record_that_cannot_be_stored_costs_its_batch_few_commits() -> None:
+    store = MemoryStore(refuses="r700")
+    recorder = Recorder(store, 1024)
+    ids = [f"r{number}" for number in range(1024)]
+    for request_id in ids:
+        recorder.offer(record(request_id))
+    await recorder.flush()
+    assert store.ids == [one for one in ids if one != "r700"]
+    assert (len(store.commits), recorder.written, recorder.failed) == (10, 1023, 1)
+
+
 async def test_a_writer_that_is_stopped_in_a_commit_leaves_the_batch_for_flush() -> None:
     store = MemoryStore()
     recorder = Recorder(store, 10)
