@@ -44,12 +44,6 @@ class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _PLAIN = msgspec.json.Decoder(list[PlainMessage])
 
 
-def read_fields(raw: bytes) -> Fields | Rejection:
-    """Parse the top level of a JSON object, or say where it stops being one."""
-    read = read_request(raw)
-    return read if isinstance(read, Rejection) else read[0]
-
-
 def read_request(raw: bytes) -> tuple[Fields, list[PlainMessage] | None] | Rejection:
     """Parse the top level of a JSON object, and its messages where they are plain; or say where it stops being one."""
     try:

@@ -2,7 +2,8 @@
 
 A write wakes whoever waits at the other end, and that costs more than the write. Where several replies or requests are
 ready in the same turn, the first wakes the other end and the rest find it awake. Nothing waits for a clock: whatever
-is put goes out before the loop looks for new events. Pieces of streams do not come this way.
+is put goes out before anything that is made ready after it. A loop may look at its sockets before that, as uvloop does,
+so a connection may end with something still here. Pieces of streams do not come this way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ class Outbox:
         # Asked for once: each asking is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self.turn = 0
+        """Which turn's end comes next; what was put in an earlier one has gone out."""
 
     def put(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write `data` at the end of this turn, after what was put before it."""
@@ -28,6 +31,7 @@ class Outbox:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
+        self.turn += 1
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)

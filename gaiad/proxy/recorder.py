@@ -46,7 +46,8 @@ class Recorder:
     ) -> None:
         self._store = conversations
         self._queue_size = queue_size
-        self._batch = min(BATCH, queue_size)
+        # Half a queue stays free: what comes before the writer has its turn would be dropped by a full one.
+        self._batch = max(1, min(BATCH, queue_size // 2))
         self._retry_delays_s = tuple(retry_delays_s)
         self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()
@@ -123,10 +124,11 @@ class Recorder:
         try:
             kept = await self._keep(batch)
         except Exception as error:  # noqa: BLE001 - the loop's edge: one strange record must not stop recording
-            # 1. A record that cannot be stored at all: the others of its batch still are.
+            # 1. A record that cannot be stored at all: the others of its batch still are, in few commits.
             if len(batch) > 1:
-                for record in batch:
-                    await self._write([record])
+                half = len(batch) // 2
+                await self._write(batch[:half])
+                await self._write(batch[half:])
                 return
             _log.error("exchange_not_storable", request_id=batch[0].request_id, error=type(error).__name__)
             kept = False

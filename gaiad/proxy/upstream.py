@@ -224,6 +224,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._held_back = False
+        self._sent_in = 0
         self._poll = select.poll()
 
     @property
@@ -240,6 +241,7 @@ class _Connection(asyncio.Protocol):
         """Begin a call."""
         self.call = call
         assert self._transport is not None
+        self._sent_in = self._pool.outbox.turn
         self._pool.outbox.put(self._transport, request)
 
     def pause(self) -> None:
@@ -279,7 +281,10 @@ class _Connection(asyncio.Protocol):
             self.break_off(f"it answered with something that is not HTTP ({error})")
 
     def eof_received(self) -> bool:
-        """Let the transport close."""
+        """Let the transport close; a request that waits in the outbox never leaves it then."""
+        if self.call is not None and self._sent_in == self._pool.outbox.turn:
+            call, self.call = self.call, None
+            call.fail(NotTaken("it closed the connection before the request was sent"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -86,7 +86,7 @@ def header_lines(headers: Mapping[str, str]) -> str:
 
 def head(request: web.BaseRequest, status: int, lines: str, framing: str, *, keeps: bool) -> bytes:
     """Status line and headers; `framing` says how the body ends, `keeps` whether the connection stays."""
-    modern = request.version == HttpVersion11
+    modern = request.version >= HttpVersion11
     return (
         f"{_status_line(status, modern)}{lines}{_connection(keeps, modern)}{framing}"
         f"Date: {_date(int(time.time()))}\r\nServer: {_SERVER}\r\n\r\n"

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from gaiad.proxy.outbox import Outbox
 from gaiad.proxy.upstream import BrokenOff, NotConnected, NotTaken, Upstream
 from tests.fakes.vllm_process import free_port
 
@@ -269,6 +270,25 @@ async def test_a_request_in_the_line_of_an_engine_that_ends_was_never_taken() ->
         await call.head()
     call.close()
     await upstream.close()
+
+
+class LateOutbox(Outbox):
+    """Its turn does not end, as if the loop heard of everything else first."""
+
+    def put(self, transport: asyncio.Transport, data: bytes) -> None:
+        pass
+
+
+async def test_a_request_whose_connection_ends_before_it_goes_out_was_never_taken() -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        upstream = Upstream(f"http://{host}:{port}", api_key="", timeout_s=5, outbox=LateOutbox())
+        with pytest.raises(NotTaken):
+            await ask(upstream)
+        await upstream.close()
 
 
 async def test_a_free_connection_whose_end_is_not_heard_yet_is_not_used() -> None:

@@ -284,3 +284,19 @@ async def test_who_asks_before_sending_a_body_is_told_to_go_on(engine: RunningVl
         writer.close()
     assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "told", "is_chunked"),
+    [(b"1.0", b"HTTP/1.0 200 OK", False), (b"1.1", b"HTTP/1.1 200 OK", True), (b"2.0", b"HTTP/1.1 200 OK", True)],
+)
+async def test_a_stream_is_framed_as_its_status_line_says(
+    wires: Wires, version: bytes, told: bytes, is_chunked: bool
+) -> None:
+    wire = await wires.open()
+    body = BODY[:-1] + b', "stream": true}'
+    start = START.replace(b"1.1", version) + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    wire.send(start + body)
+    head, _, sent = (await wire.until_closed()).partition(b"\r\n\r\n")
+    assert (head.split(b"\r\n")[0], b"Transfer-Encoding: chunked" in head) == (told, is_chunked)
+    assert sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if is_chunked else b"data: [DONE]\n\n")

@@ -280,3 +280,17 @@ async def test_a_statement_that_fails_does_not_repeat_what_was_to_be_written(tmp
             await connection.execute(sa.insert(exchange_contents).values(request_id="r", user=None, request="the-key"))
     assert "the-key" not in str(caught.value)
     await database.close()
+
+
+def policies_of_threads() -> dict[int, int]:
+    return {int(task.name): os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a scheduling policy of Linux")
+async def test_threads_that_talk_to_the_file_give_way_and_the_loops_does_not(tmp_path: Path) -> None:
+    database = await Database.open(config_at(tmp_path))
+    async with database.read(), database.write():
+        policies = policies_of_threads()
+    await database.close()
+    assert policies.pop(os.getpid()) == os.SCHED_OTHER
+    assert [policy for policy in policies.values() if policy == os.SCHED_BATCH] == [os.SCHED_BATCH] * 2

@@ -144,6 +144,17 @@ async def test_one_record_that_cannot_be_stored_does_not_cost_the_others() -> No
     assert (recorder.written, recorder.failed) == (2, 1)
 
 
+async def test_one_record_that_cannot_be_stored_costs_its_batch_few_commits() -> None:
+    store = MemoryStore(refuses="r700")
+    recorder = Recorder(store, 1024)
+    ids = [f"r{number}" for number in range(1024)]
+    for request_id in ids:
+        recorder.offer(record(request_id))
+    await recorder.flush()
+    assert store.ids == [one for one in ids if one != "r700"]
+    assert (len(store.commits), recorder.written, recorder.failed) == (10, 1023, 1)
+
+
 async def test_a_writer_that_is_stopped_in_a_commit_leaves_the_batch_for_flush() -> None:
     store = MemoryStore()
     recorder = Recorder(store, 10)
@@ -288,14 +299,16 @@ async def test_what_was_shown_as_durable_survives_kill_9(tmp_path: Path) -> None
     assert rows >= {str(number) for number in range(int(shown[-1]) + 1)}
 
 
-async def test_a_queue_smaller_than_a_batch_is_written_as_soon_as_it_is_full() -> None:
+async def test_a_queue_smaller_than_a_batch_is_written_while_half_of_it_is_free() -> None:
     store = MemoryStore()
-    recorder = Recorder(store, 4, linger_s=3600)
+    recorder = Recorder(store, 8, linger_s=3600)
     writing = asyncio.create_task(recorder.run())
-    for number in range(4):
-        recorder.offer(record(f"r{number}"))
-    async with asyncio.timeout(5):
-        while recorder.waiting:  # noqa: ASYNC110  the recorder is not made for waiting on
-            await asyncio.sleep(0)
+    # Bursts of one turn each, of which two would fill the queue.
+    for burst in range(6):
+        for number in range(4):
+            recorder.offer(record(f"r{burst}-{number}"))
+        async with asyncio.timeout(5):
+            while recorder.waiting:  # noqa: ASYNC110  the recorder is not made for waiting on
+                await asyncio.sleep(0)
     writing.cancel()
-    assert [len(commit) for commit in store.commits] == [4]
+    assert (recorder.dropped, [len(commit) for commit in store.commits]) == (0, [4] * 6)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.proxy.body import decoded, joined, nests_deeper_than, raw, raw_fields, read_fields, value_of
+from gaiad.proxy.body import decoded, joined, nests_deeper_than, raw, raw_fields, value_of
 from gaiad.proxy.refusals import Rejection
+from tests.fakes.bodies import read_fields
 
 JSON = st.recursive(
     st.none()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from gaiad.proxy.body import raw, raw_fields, read_fields
+from gaiad.proxy.body import raw, raw_fields
 from gaiad.proxy.dialect import Rewritten, engine_release, for_engine
 from gaiad.proxy.refusals import Rejection
+from tests.fakes.bodies import read_fields
 
 SCHEMA = {"type": "object", "required": ["a"]}
 

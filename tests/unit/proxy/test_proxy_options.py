@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaiad.options import StageOptions
-from gaiad.proxy.body import Fields, joined, read_fields
+from gaiad.proxy.body import Fields, joined
 from gaiad.proxy.endpoints import Form
 from gaiad.proxy.options import ANNOUNCEMENT, FencedStream, fenced_reply, optioned, with_prelude
 from gaiad.proxy.refusals import Rejection
 from gaiad.proxy.rename import ChunkRenamer
+from tests.fakes.bodies import read_fields
 
 PRELUDE = 'Ich bin "GAIA".\n'
 
