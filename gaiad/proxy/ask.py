@@ -53,12 +53,10 @@ def read_ask(
     over = over_limits(fields, config.proxy.limits, plain)
     if over is not None:
         return over
-    try:
-        model, metadata, user = value_of(fields, "model"), value_of(fields, "metadata"), value_of(fields, "user")
-    except (ValueError, RecursionError):
-        return bad_request("`model`, `metadata` or `user` holds a number or a depth that cannot be read.")
-    if model is not None and not isinstance(model, str):
-        return bad_request(f"`model` must be a string, not {kind_of(model)}.", param="model")
+    named = _names_in(fields)
+    if isinstance(named, Rejection):
+        return named
+    model, metadata, user = named
     stage = name_stage(
         header=headers.get(STAGE_HEADER),
         metadata=metadata,
@@ -86,6 +84,17 @@ def read_ask(
         key=key,
     )
     return _as_errand(ask) if errand else ask
+
+
+def _names_in(fields: Fields) -> tuple[str | None, object, object] | Rejection:
+    """What the body says of model, metadata and user."""
+    try:
+        model, metadata, user = value_of(fields, "model"), value_of(fields, "metadata"), value_of(fields, "user")
+    except (ValueError, RecursionError):
+        return bad_request("`model`, `metadata` or `user` holds a number or a depth that cannot be read.")
+    if model is not None and not isinstance(model, str):
+        return bad_request(f"`model` must be a string, not {kind_of(model)}.", param="model")
+    return model, metadata, user
 
 
 def _as_errand(ask: Ask) -> Ask:
