@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import chain
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import msgspec
 import sqlalchemy as sa
@@ -33,20 +32,28 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
+_Row: TypeAlias = tuple[object, ...]
 
 
-@lru_cache(maxsize=_ROWS_AT_ONCE)
 def _insert_metadata(rows: int) -> str:
     row = f"({', '.join('?' * (len(_RECORDED) + 1))})"
     columns = f"{', '.join(_RECORDED)}, decision"
     return f"INSERT INTO {tables.exchanges.name} ({columns}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
 
 
-def _statements(rows: Sequence[tuple[object, ...]]) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """Statements that write `rows`, as few as may be: each goes to the driver's thread and back several times."""
-    for at in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[at : at + _ROWS_AT_ONCE]
-        yield _insert_metadata(len(some)), tuple(chain.from_iterable(some))
+_INSERT_ONE, _INSERT_MANY = _insert_metadata(1), _insert_metadata(_ROWS_AT_ONCE)
+
+
+def _statements(rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
+    """Statements that write `rows`: many at once as long as they last, the rest one by one in one call.
+
+    Two statements, whatever the number: the driver keeps each different one prepared, and large ones are large.
+    """
+    rest = len(rows) % _ROWS_AT_ONCE
+    for at in range(0, len(rows) - rest, _ROWS_AT_ONCE):
+        yield _INSERT_MANY, tuple(chain.from_iterable(rows[at : at + _ROWS_AT_ONCE]))
+    if rest:
+        yield _INSERT_ONE, list(rows[-rest:])
 
 
 class CorrectedRow(TypedDict):
@@ -133,6 +140,10 @@ class Conversations:
                 await connection.exec_driver_sql(statement, values)
             if contents:
                 await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
+
+    def hurry(self, hurries: bool) -> None:
+        """Have rows written at once, even where replies then wait for a core; or not any more."""
+        self._db.pace.hurry(hurries)
 
     async def exchange(self, request_id: str) -> dict[str, Json] | None:
         """One exchange with all that was kept of it. It is durable: only committed rows are seen."""

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,6 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from gaiad.config import Config
 from gaiad.errors import StoreError
@@ -32,7 +32,7 @@ APPLICATION_ID = 0x47414941
 """`GAIA`, written into the file's header by the first migration."""
 
 BUSY_TIMEOUT_MS = 5000
-_GIVE_WAY = "gaiad_give_way"
+_JOIN = "gaiad_join"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 metadata = sa.MetaData()
@@ -149,10 +149,11 @@ cycles = sa.Table(
 class Database:
     """One open database file. `read` and `write` turn what SQLite may fail with into StoreError."""
 
-    def __init__(self, config: Config, path: Path, engine: AsyncEngine) -> None:
+    def __init__(self, config: Config, path: Path, engine: AsyncEngine, pace: Pace) -> None:
         self.config = config
         self.path = path
         self.engine = engine
+        self.pace = pace
         self._writer = engine.execution_options(gaiad_write=True)
 
     @classmethod
@@ -173,9 +174,10 @@ class Database:
             pool_size=4,
             max_overflow=4,
         )
-        sa.event.listen(engine.sync_engine, "connect", _on_connect)
+        pace = Pace()
+        sa.event.listen(engine.sync_engine, "connect", lambda connection, _: _on_connect(connection, pace))
         sa.event.listen(engine.sync_engine, "begin", _on_begin)
-        database = cls(config, path, engine)
+        database = cls(config, path, engine, pace)
         try:
             async with database.write() as connection:
                 await connection.run_sync(_migrate)
@@ -304,14 +306,41 @@ def _damage_hint(path: Path) -> str:
     return f"restore a backup, or move {path} (and -wal, -shm beside it) aside and start again; nothing was changed"
 
 
-def _give_way() -> None:
-    """Make the calling thread one that never interrupts another: rows can wait a moment, a reply should not."""
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+class Pace:
+    """Whether the threads that talk to the file give way to the loop: rows can wait a moment, a reply should not.
+
+    Where they do, one of them never interrupts the loop, which on a busy core means that it hardly runs; so who sees
+    rows pile up has them hurry. Changes nothing on systems without such a policy.
+    """
+
+    def __init__(self) -> None:
+        self.hurries = False
+        self._threads: set[int] = set()
+
+    def join(self) -> None:
+        """Count the calling thread among them."""
+        self._threads.add(threading.get_native_id())
+        self._schedule(threading.get_native_id())
+
+    def hurry(self, hurries: bool) -> None:
+        """Let them run like any other, or give way again."""
+        if hurries == self.hurries:
+            return
+        self.hurries = hurries
+        for thread in tuple(self._threads):
+            # The number of one that ended may be another program's by now.
+            if Path(f"/proc/self/task/{thread}").exists():
+                self._schedule(thread)
+            else:
+                self._threads.discard(thread)
+
+    def _schedule(self, thread: int) -> None:
+        if hasattr(os, "SCHED_BATCH"):
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(thread, os.SCHED_OTHER if self.hurries else os.SCHED_BATCH, os.sched_param(0))
 
 
-def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:  # noqa: ANN401 - the driver's, as SQLAlchemy wraps it
+def _on_connect(connection: Any, pace: Pace) -> None:  # noqa: ANN401 - the driver's, as SQLAlchemy wraps it
     # Transactions begin where SQLAlchemy says so, not where the driver guesses.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -324,8 +353,8 @@ def _on_connect(connection: Any, _: ConnectionPoolEntry) -> None:  # noqa: ANN40
     ):
         cursor.execute(f"PRAGMA {pragma}")
     # A function of SQL is called in the thread that runs the statement, which no other way leads to.
-    connection.create_function(_GIVE_WAY, 0, _give_way)
-    cursor.execute(f"SELECT {_GIVE_WAY}()")
+    connection.create_function(_JOIN, 0, pace.join)
+    cursor.execute(f"SELECT {_JOIN}()")
     cursor.close()
 
 

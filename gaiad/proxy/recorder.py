@@ -32,6 +32,9 @@ class ExchangeStore(Protocol):
     async def keep(self, records: Sequence[ExchangeRecord]) -> None:
         """Write `records`, or raise StoreError where the store cannot be written now."""
 
+    def hurry(self, hurries: bool) -> None:
+        """Say whether writing is to go before all else."""
+
 
 class Recorder:
     """Sole writer of exchanges. `offer` from any request; `run` as one task of the daemon."""
@@ -48,6 +51,7 @@ class Recorder:
         self._queue_size = queue_size
         # Half a queue stays free: what comes before the writer has its turn would be dropped by a full one.
         self._batch = max(1, min(BATCH, queue_size // 2))
+        self._too_many = max(1, queue_size // 2)
         self._retry_delays_s = tuple(retry_delays_s)
         self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()
@@ -76,6 +80,8 @@ class Recorder:
         self._arrived.set()
         if len(self._pending) == self._batch:
             self._full.set()
+        if len(self._pending) == self._too_many:
+            self._store.hurry(True)
         return True
 
     async def run(self) -> None:
@@ -109,6 +115,8 @@ class Recorder:
     async def _write_one_batch(self) -> None:
         # One commit at a time, in turn: whoever waits here finds what the commit before left over.
         async with self._turn:
+            # From here on what is written waits no longer, so that only what comes meanwhile can pile up again.
+            self._store.hurry(len(self._pending) >= self._too_many)
             batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
             if not batch:
                 return

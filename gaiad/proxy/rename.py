@@ -58,16 +58,11 @@ class ChunkRenamer:
         """Take the next bytes and return what the client is to get for them."""
         begin = self._begin
         # 1. What vLLM sends nearly always: one event of one line, which begins like the one before it.
-        if (
-            begin
-            and data.startswith(self._beginning)
-            and data.endswith(_END)
-            and data.find(b"\n") == len(data) - 2
-            and data.find(_MODEL, begin) < 0
-            and data.find(b"\r") < 0
-        ):
-            self.payloads.append(data[6:-2])
-            return self._renamed_beginning + data[begin:]
+        if begin and data.startswith(self._beginning) and data.find(_MODEL, begin) < 0:
+            lines = data.splitlines()
+            if len(lines) == 2 and data.endswith(_END):
+                self.payloads.append(lines[0][6:])
+                return self._renamed_beginning + data[begin:]
         # 2. Whole events of one line each, `model` standing in each just once.
         if not self._torn and data.endswith(_END) and data.startswith(_DATA) and self.error_event is None:
             out = self._quickly(data)

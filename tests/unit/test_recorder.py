@@ -37,6 +37,7 @@ class MemoryStore:
         self.entered = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
+        self.hurries = False
 
     async def keep(self, records: Sequence[ExchangeRecord]) -> None:
         self.entered.set()
@@ -48,6 +49,9 @@ class MemoryStore:
         if self.refuses in ids:
             raise TypeError("not JSON")
         self.commits.append(ids)
+
+    def hurry(self, hurries: bool) -> None:
+        self.hurries = hurries
 
     @property
     def ids(self) -> list[str]:
@@ -207,6 +211,28 @@ class TimedStore:
         await self.conversations.keep(records)
         now = time.monotonic()
         self.durable_at |= {one.request_id: now for one in records}
+
+    def hurry(self, hurries: bool) -> None:
+        self.conversations.hurry(hurries)
+
+
+async def test_writing_goes_before_all_else_while_half_of_the_queue_or_more_waits() -> None:
+    store = MemoryStore()
+    recorder = Recorder(store, queue_size=8, linger_s=0.0)
+    async with running(recorder):
+        store.open.clear()
+        recorder.offer(record("first"))
+        await store.entered.wait()
+        told = []
+        for number in range(5):
+            recorder.offer(record(f"r{number}"))
+            told.append(store.hurries)
+        assert told == [False, False, False, True, True]
+        store.open.set()
+        await recorder.flush()
+        recorder.offer(record("last"))
+        await recorder.flush()
+    assert store.hurries is False
 
 
 async def test_ninety_nine_in_a_hundred_are_durable_within_a_second(conversations: Conversations) -> None:
