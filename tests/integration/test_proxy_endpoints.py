@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -14,7 +14,7 @@ import pytest_asyncio
 from gaiad.proxy.endpoints import ERRANDS, INFERENCE
 from gaiad.proxy.sse import EventParser
 from tests.fakes.proxy_world import ACTIVE, FORMER, Facts, World, serving, world_of
-from tests.fakes.vllm_process import RunningVllm, running_vllm
+from tests.fakes.vllm_process import RunningVllm
 
 MESSAGES: Any = [{"role": "user", "content": "eins zwei"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -41,12 +41,6 @@ NEVER = """
 /weight_info /weight_checker /get_world_size /release_kv_cache_memory /v1/audio/transcriptions /v1/realtime
 /slots /slots/0 /model/unload /model/swap /device/cpu /thought/list
 """
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
 
 
 @pytest_asyncio.fixture

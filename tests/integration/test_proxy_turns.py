@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -14,15 +14,9 @@ import pytest_asyncio
 
 from gaiad.config import LimitsConfig
 from tests.fakes.proxy_world import World, serving, world_of
-from tests.fakes.vllm_process import RunningVllm, running_vllm
+from tests.fakes.vllm_process import RunningVllm
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[RunningVllm]:
-    with running_vllm() as fake:
-        yield fake
 
 
 @pytest_asyncio.fixture
