@@ -39,7 +39,7 @@ from gaiad.proxy.gaia import (
     status,
     unloading,
 )
-from gaiad.proxy.incoming import read_body
+from gaiad.proxy.incoming import REQUEST_ID_HEADER, read_body
 from gaiad.proxy.inference import Inference
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import (
@@ -153,7 +153,7 @@ class Proxy:
 
     async def _models(self, request: web.BaseRequest) -> web.StreamResponse:
         facts = self._deps.facts()
-        base = (facts.served_name if facts else "") or self._deps.config.engine.served_name
+        base = self._shared.ways.served_name()
         card = {"object": "model", "created": self._created, "owned_by": "gaiad"}
         window = {"max_model_len": facts.max_model_len} if facts and facts.max_model_len else {}
         cards: list[Mapping[str, object]] = [{"id": base, **card, "parent": None, **window}] if base else []
@@ -248,7 +248,7 @@ class Proxy:
 def _faulty(inference: Inference, path: str) -> web.StreamResponse:
     """What the client of a request gets on which we failed: its stream cut, or a refusal with its id."""
     _log.exception("request_failed", path=path, reference=inference.request_id)
-    headers = {"X-Gaia-Request-Id": inference.request_id}
+    headers = {REQUEST_ID_HEADER: inference.request_id}
     return inference.cut() or rejected(internal_failure(inference.request_id), headers)
 
 

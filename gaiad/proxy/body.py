@@ -20,6 +20,8 @@ Fields = Mapping[str, msgspec.Raw]
 """The top level of a JSON object, values undecoded."""
 
 NULL = b"null"
+OPENING = frozenset(b"[{")
+"""How arrays and objects begin."""
 MAX_DEPTH = 128
 """How deep arrays and objects may stand in each other."""
 _CERTAIN = 16
@@ -29,7 +31,6 @@ _INT_DIGITS = 4300
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 _NUMERIC = frozenset(b"-0123456789")
-_OPENING = frozenset(b"[{")
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 
@@ -55,15 +56,12 @@ def read_request(raw: bytes) -> tuple[Fields, list[PlainMessage] | None] | Rejec
     plain = None
     for key, value in fields.items():
         text = bytes(value)
-        if text[0] in _OPENING:
+        if text[0] in OPENING:
+            found = _plain(value) if key == "messages" else None
             # What is short cannot be deep, and plain messages are not.
-            if key == "messages":
-                plain = plain_messages(fields)
-            if (
-                len(text) > MAX_DEPTH
-                and (plain is None or key != "messages")
-                and nests_deeper_than(text, MAX_DEPTH - 1)
-            ):
+            if found is not None:
+                plain = found
+            elif len(text) > MAX_DEPTH and nests_deeper_than(text, MAX_DEPTH - 1):
                 return nested_too_deeply()
         elif text[0] in _NUMERIC and (len(text) > _CERTAIN or b"e" in text or b"E" in text):
             return _read_strange(raw, fields)
@@ -80,11 +78,8 @@ def _read_strange(raw: bytes, fields: Fields | None) -> tuple[Fields, list[Plain
     return (raw_fields(parsed) if fields is None else fields), None
 
 
-def plain_messages(fields: Fields) -> list[PlainMessage] | None:
+def _plain(messages: msgspec.Raw) -> list[PlainMessage] | None:
     """The messages of a chat that are nothing but text, which most are; None where one holds anything else."""
-    messages = fields.get("messages")
-    if messages is None:
-        return None
     try:
         return _PLAIN.decode(messages)
     except (ValueError, RecursionError, msgspec.MsgspecError):

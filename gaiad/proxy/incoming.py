@@ -13,6 +13,7 @@ from aiohttp import web
 from gaiad.config import ProxyConfig
 from gaiad.proxy.refusals import Rejection, bad_request, too_large, too_slow
 
+REQUEST_ID_HEADER = "X-Gaia-Request-Id"
 _CHANCE_BYTES = 10
 _pool = bytearray()
 

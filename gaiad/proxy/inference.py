@@ -29,7 +29,7 @@ from gaiad.proxy.early import EarlyHeaders
 from gaiad.proxy.endpoints import COMPLETIONS, Endpoint, Form
 from gaiad.proxy.forms import EventRenamer, event_of, refusal, whole_reply, with_model
 from gaiad.proxy.forms import said_by as said_in
-from gaiad.proxy.incoming import body_now, new_request_id, read_body
+from gaiad.proxy.incoming import REQUEST_ID_HEADER, body_now, new_request_id, read_body
 from gaiad.proxy.options import FencedStream, fenced_reply, optioned
 from gaiad.proxy.overflow import reworded
 from gaiad.proxy.ports import Lease
@@ -62,7 +62,6 @@ CLIENT_GONE_STATUS = 499
 NO_ROUTE = b'{"detail":"Not Found"}'
 """What vLLM says of a path that its model has no use for: no shape that a client of OpenAI's could read."""
 FAULT_STATUS = 500
-REQUEST_ID_HEADER = "X-Gaia-Request-Id"
 _NOBODY: frozenset[str] = frozenset()
 _NOTHING_SAID = Said()
 

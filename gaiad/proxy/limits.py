@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gaiad.config import LimitsConfig
-from gaiad.proxy.body import NULL, Fields, PlainMessage, nests_deeper_than, value_of
+from gaiad.proxy.body import NULL, OPENING, Fields, PlainMessage, nests_deeper_than, value_of
 from gaiad.proxy.refusals import Rejection, bad_request
 
 Check = Callable[[str, bytes, LimitsConfig], Rejection | None]
@@ -45,7 +45,6 @@ _MARKS = (b'_url"', b'_embeds"', b'"source"', b'"input_audio"')
 _HIDDEN = re.compile(rb"\\u00[2-7]")
 _MOST_DIGITS = 18
 """A number with more is above any limit; Python may refuse to read it."""
-_OPENING = frozenset(b"[{")
 
 
 class _Message(msgspec.Struct):
@@ -175,7 +174,7 @@ def _messages(key: str, raw: bytes, limits: LimitsConfig) -> Rejection | None:
         return _too_many(key, limits)
     for message in messages:
         content = bytes(message.content)
-        if content[0] in _OPENING:
+        if content[0] in OPENING:
             refused = _content(f"{key}.content", content, limits)
             if refused is not None:
                 return refused
@@ -196,7 +195,7 @@ def _items(key: str, raw: bytes, limits: LimitsConfig) -> Rejection | None:
 
 def _content(key: str, raw: bytes, limits: LimitsConfig) -> Rejection | None:
     """Refuse parts that the engine would have to fetch, or to unpickle."""
-    if raw[0] not in _OPENING or not (any(mark in raw for mark in _MARKS) or _hides(raw)):
+    if raw[0] not in OPENING or not (any(mark in raw for mark in _MARKS) or _hides(raw)):
         return None
     value = _read(key, raw)
     if isinstance(value, Rejection):

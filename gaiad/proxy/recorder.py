@@ -50,8 +50,8 @@ class Recorder:
         self._store = conversations
         self._queue_size = queue_size
         # Half a queue stays free: what comes before the writer has its turn would be dropped by a full one.
-        self._batch = max(1, min(BATCH, queue_size // 2))
         self._too_many = max(1, queue_size // 2)
+        self._batch = min(BATCH, self._too_many)
         self._retry_delays_s = tuple(retry_delays_s)
         self._linger_s = linger_s
         self._pending: deque[ExchangeRecord] = deque()

@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gaiad.proxy.rename import Renamer
 from gaiad.proxy.upstream import BrokenOff, Call
-from gaiad.proxy.whole import head
+from gaiad.proxy.whole import OwnReply, head
 
 _SIZES = tuple(b"%x\r\n" % size for size in range(1024))
 """How the most frequent pieces of a stream begin on the wire."""
@@ -31,7 +31,7 @@ class Ending(StrEnum):
     CLIENT_GONE = "client_gone"
 
 
-class EventStream(web.StreamResponse):
+class EventStream(OwnReply):
     """A response whose headers wait for the first bytes of its body, and go out with them.
 
     Stands in for aiohttp's own, like `WholeReply`: written by whoever relays it, chunk by chunk. A client of HTTP/1.0
@@ -42,15 +42,9 @@ class EventStream(web.StreamResponse):
         self._status = status
         self._lines = lines
         self._keep_alive: bool | None = None
-        self._asked: web.BaseRequest | None = None
         self._begun = False
         self._over = False
         self.is_chunked = True
-
-    @property
-    def prepared(self) -> bool:
-        """Whether it was handed to a request."""
-        return self._asked is not None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Take the request whose reply this is; nothing is written yet."""
@@ -79,17 +73,6 @@ class EventStream(web.StreamResponse):
     def framed(self, piece: bytes) -> bytes:
         """A piece as it stands on the wire."""
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self.is_chunked else piece
-
-    def transport(self) -> asyncio.Transport:
-        """The client's connection.
-
-        Raises:
-            ConnectionResetError: it is closed.
-        """
-        transport = None if self._asked is None else self._asked.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        return transport
 
     async def write_eof(self, data: bytes = b"") -> None:
         """End it, once."""

@@ -17,7 +17,7 @@ from gaiad.proxy.ask import Ask
 from gaiad.proxy.body import given, value_of
 from gaiad.proxy.endpoints import Form, StoredResponse
 from gaiad.proxy.forms import with_model
-from gaiad.proxy.incoming import new_request_id
+from gaiad.proxy.incoming import REQUEST_ID_HEADER, new_request_id
 from gaiad.proxy.ports import ProxyDeps
 from gaiad.proxy.refusals import Rejection, bad_request, engine_failed, engine_timeout, not_now, unknown_response
 from gaiad.proxy.rename import read_reply
@@ -112,7 +112,7 @@ class StoredReply:
             call.close()
         if call.status == 200:
             raw = with_model(raw, Form.RESPONSES, self._name(raw))
-        return passed_on(call, raw, header_lines({"X-Gaia-Request-Id": self.request_id}))
+        return passed_on(call, raw, header_lines({REQUEST_ID_HEADER: self.request_id}))
 
     def _name(self, raw: bytes) -> str:
         """What the client asked for; else the name by which the engine's own may be asked for."""
@@ -121,4 +121,4 @@ class StoredReply:
         return self._names.of(self._stored.id) or (parts.adapter if parts else told)
 
     def _rejected(self, rejection: Rejection) -> web.Response:
-        return rejected(rejection, {"X-Gaia-Request-Id": self.request_id})
+        return rejected(rejection, {REQUEST_ID_HEADER: self.request_id})

@@ -6,6 +6,7 @@ to do here. Writes nothing before `write_eof`; decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -20,26 +21,42 @@ from gaiad.proxy.outbox import Outbox
 _SERVER = "gaiad"
 
 
-class WholeReply(web.StreamResponse):
+class OwnReply(web.StreamResponse):
+    """A reply that is written without aiohttp's general way, of whose state it uses nothing but what is set here."""
+
+    _asked: web.BaseRequest | None = None
+    """The request whose reply it is, once that is known."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it was handed to a request."""
+        return self._asked is not None
+
+    def transport(self) -> asyncio.Transport:
+        """The client's connection.
+
+        Raises:
+            ConnectionResetError: it is closed.
+        """
+        transport = None if self._asked is None else self._asked.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        return transport
+
+
+class WholeReply(OwnReply):
     """A reply whose every byte is known; `lines` are its headers, as `header_lines` has them.
 
     With an outbox it goes out together with the other replies of its turn.
     """
 
     def __init__(self, *, status: int, lines: str, body: bytes, outbox: Outbox | None = None) -> None:
-        # Nothing of the general response's own state is used: what aiohttp asks for is answered below.
         self._status = status
         self._lines = lines
         self.whole_body = body
         self._keep_alive: bool | None = None
-        self._asked: web.BaseRequest | None = None
         self._is_out = False
         self._outbox = outbox
-
-    @property
-    def prepared(self) -> bool:
-        """Whether it was handed to a request."""
-        return self._asked is not None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Take the request whose reply this is."""
@@ -59,10 +76,9 @@ class WholeReply(web.StreamResponse):
         Raises:
             ConnectionError: the client is gone.
         """
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        self._asked, self._is_out = request, True
+        self._asked = request
+        transport = self.transport()
+        self._is_out = True
         keeps = self._keep_alive = request.keep_alive
         framing = f"Content-Length: {len(self.whole_body)}\r\n"
         whole = head(request, self._status, self._lines, framing, keeps=keeps) + self.whole_body
