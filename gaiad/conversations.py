@@ -1,6 +1,6 @@
-"""Who agreed to what, and the exchanges that were kept because of it.
+"""The exchanges that were kept because somebody agreed to it.
 
-Appends and folds grants, writes exchanges in batches, takes feedback, and answers which corrected exchanges may be
+Writes exchanges in batches, takes feedback, and answers which corrected exchanges may be
 learned from. Consent is decided by `consent`; here it is only asked, once more before each write.
 """
 
@@ -16,13 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import db as tables
-from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, still_holds
+from gaiad import grants, tables
+from gaiad.consent import Purpose, fold, still_holds
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord, verdict_word
-from gaiad.user import MAX_USER_CHARS, user_name
+from gaiad.grants import Grants
+from gaiad.user import user_name
 
 MAX_CORRECTION_CHARS = 200_000
 _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
@@ -68,59 +69,16 @@ class CorrectedRow(TypedDict):
 
 
 class Conversations:
-    """Sole writer of grants, exchanges and feedback. `load` once, before the first request."""
+    """Sole writer of exchanges and feedback; `grants` says what may be kept. `load` once, before the first request."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
         self._header_may_grant = db.config.consent.header_may_grant
-        self._histories: dict[str, tuple[GrantEvent, ...]] = {}
-        self._standings: dict[str, Standing] = {}
-        self._loaded = False
+        self.grants = grants or Grants(db)
 
     async def load(self) -> None:
-        """Read every user's history, so that a request needs no database to know what it may keep."""
-        async with self._db.read() as connection:
-            events = await _events(connection, None)
-        for user in {event.user for event in events}:
-            self._remember(user, tuple(event for event in events if event.user == user))
-        self._loaded = True
-
-    def purposes_for(self, user: str | None, header: str | None = None) -> frozenset[str]:
-        """What an exchange of `user` may be kept for now; empty for nobody, and before `load`."""
-        name = user_name(user)
-        if name is None or not self._loaded:
-            return frozenset()
-        standing = self._standings.get(name, Standing())
-        purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
-        return frozenset(purpose.value for purpose in purposes)
-
-    async def append_grant(
-        self, user: str, purpose: Purpose | str, action: Action | str, source: str, at: float
-    ) -> Refuse | None:
-        """Append one grant or revocation; it holds for every later request once this returns."""
-        name = user_name(user)
-        problem = _grant_problem(name, purpose, action)
-        if name is None or problem is not None:
-            return problem
-        row = {"user": name, "purpose": str(purpose), "action": str(action), "source": source, "at": at}
-        async with self._db.write() as connection:
-            await connection.execute(sa.insert(tables.grants).values(row))
-            events = await _events(connection, name)
-        self._remember(name, events)
-        return None
-
-    async def grants(self, user: str) -> frozenset[str]:
-        """The purposes that `user` granted and did not revoke, without what a header may add."""
-        standing = fold(await self.history(user))
-        return frozenset(purpose.value for purpose in decide(standing.granted, standing.revoked, None, False))
-
-    async def history(self, user: str) -> list[GrantEvent]:
-        """All that `user` granted and revoked, oldest first."""
-        name = user_name(user)
-        if name is None:
-            return []
-        async with self._db.read() as connection:
-            return list(await _events(connection, name))
+        """Read what was agreed to, so that a request needs no database to know what it may keep."""
+        await self.grants.load()
 
     async def keep(self, records: Sequence[ExchangeRecord]) -> None:
         """Write `records` in one durable commit; a record that is already there stays as it is.
@@ -206,7 +164,7 @@ class Conversations:
         )
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            histories = {user: fold(await _events(connection, user)) for user in {row["user"] for row in rows}}
+            histories = {user: fold(await grants.events(connection, user)) for user in {row["user"] for row in rows}}
         return [
             _corrected_row(row, messages)
             for row in rows
@@ -224,24 +182,11 @@ class Conversations:
         async with self._db.write() as connection:
             return (await connection.execute(query)).rowcount
 
-    def _remember(self, user: str, events: Sequence[GrantEvent]) -> None:
-        # Histories only grow: of two that were read at nearly the same time, the longer one is the newer.
-        if len(events) >= len(self._histories.get(user, ())):
-            self._histories[user] = tuple(events)
-            self._standings[user] = fold(events)
-
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
             return record
         named = msgspec.structs.replace(record, user=user_name(record.user))
-        return named.with_purposes(self._unrevoked(named.user, named.purposes))
-
-    def _unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:
-        # What is nobody's leaves its content-free row all the same.
-        if user is None:
-            return frozenset()
-        revoked = self._standings.get(user, Standing()).revoked
-        return frozenset() if Purpose.LOG in revoked else purposes - revoked
+        return named.with_purposes(self.grants.unrevoked(named.user, named.purposes))
 
     def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
         if found is None:
@@ -251,20 +196,10 @@ class Conversations:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        if not self._unrevoked(found["user"], frozenset(found["purposes"].split(","))):
+        if not self.grants.unrevoked(found["user"], frozenset(found["purposes"].split(","))):
             hint = "nothing is added to it unless the user grants that again"
             return Refuse("the user has revoked what the exchange was kept for", hint)
         return None
-
-
-def _grant_problem(user: str | None, purpose: str, action: str) -> Refuse | None:
-    if user is None:
-        return Refuse("the user's name is empty, too long or not text", f"use 1 to {MAX_USER_CHARS} characters")
-    if purpose not in {*Purpose}:
-        return Refuse(f"{purpose!r} is not a purpose", f"use one of {', '.join(Purpose)}")
-    if action not in {*Action}:
-        return Refuse(f"{action!r} cannot be done to a purpose", f"use one of {', '.join(Action)}")
-    return None
 
 
 def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> Refuse | None:
@@ -282,15 +217,6 @@ def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> 
 def _storable(text: str) -> bool:
     # Lone surrogates, which JSON allows and SQLite does not.
     return text == text.encode("utf-8", "ignore").decode("utf-8")
-
-
-async def _events(connection: AsyncConnection, user: str | None) -> tuple[GrantEvent, ...]:
-    grants = tables.grants.c
-    query = sa.select(grants.user, grants.purpose, grants.action, grants.source, grants.at).order_by(grants.id)
-    if user is not None:
-        query = query.where(grants.user == user)
-    rows = (await connection.execute(query)).all()
-    return tuple(GrantEvent(row.user, Purpose(row.purpose), Action(row.action), row.source, row.at) for row in rows)
 
 
 async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:

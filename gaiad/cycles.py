@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from gaiad import db as tables
+from gaiad import tables
 from gaiad.curriculum import Json
 from gaiad.db import Database
 

@@ -182,7 +182,7 @@ class _Daemon:
             admission=self.gpu,
             snapshot=lambda: self.registry.snapshot,
             facts=lambda: self.facts,
-            consent=self.conversations.purposes_for,
+            consent=self.conversations.grants.purposes_for,
             offer=self.recorder.offer,
             on_reply=self.learner.observe_reply,
             health=self._health,

@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import db as tables
+from gaiad import tables
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName, VersionStage, version_parts
 from gaiad.curriculum import Json
 from gaiad.db import Database

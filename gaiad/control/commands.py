@@ -118,7 +118,7 @@ class DaemonCommands:
 
     async def consent(self, user: str, purpose: str, action: str) -> Answer:
         """Append a grant or a revocation; a running cycle that holds the user's exchanges ends."""
-        refused = await self._conversations.append_grant(user, purpose, action, _SOURCE, time.time())
+        refused = await self._conversations.grants.append(user, purpose, action, _SOURCE, time.time())
         if refused is not None:
             return refused
         name = user_name(user) or user
@@ -128,10 +128,10 @@ class DaemonCommands:
 
     async def consents(self, user: str) -> Reply:
         """What a user grants now, and the history of it."""
-        history = await self._conversations.history(user)
+        history = await self._conversations.grants.history(user)
         return {
             "user": user_name(user) or user,
-            "granted": sorted(await self._conversations.grants(user)),
+            "granted": sorted(await self._conversations.grants.granted(user)),
             "history": [dataclasses.asdict(event) for event in history],
         }
 

@@ -244,7 +244,7 @@ class Steps:
             return
         train, users = Purpose.TRAIN.value, {one.exchange_id: one.user for one in attempt.corrections}
         # Asked as with a header for it, since a header may have been the grant.
-        holds = {user: train in self._conversations.purposes_for(user, train) for user in {*users.values()}}
+        holds = {user: train in self._conversations.grants.purposes_for(user, train) for user in {*users.values()}}
         gone = sum(not holds[users[one]] for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from gaiad.db import metadata
+from gaiad.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

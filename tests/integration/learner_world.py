@@ -256,7 +256,7 @@ UMBRELLA = "USER REQUEST: who repaired the violet umbrella on the parade?"
 async def corrected_exchange(w: World, name: str = "r1", words: str = UMBRELLA, **request: object) -> None:
     """Let `ada`, who agrees to be learned from, ask something and correct the reply."""
     answer = next(iter(right_answers().values()))
-    await w.conversations.append_grant("ada", "train", "grant", "test", 1.0)
+    await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
     record = ExchangeRecord(
         request_id=name,
         at=2.0,

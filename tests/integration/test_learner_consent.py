@@ -30,7 +30,7 @@ async def test_withdrawn_consent_ends_the_cycle_that_learns_from_it(tmp_path: Pa
         w.faults("slow")
         name = await w.loop.start_cycle(ARCHITECT)
         await w.gpu.training.wait()
-        await w.conversations.append_grant("ada", "train", "revoke", "test", 4.0)
+        await w.conversations.grants.append("ada", "train", "revoke", "test", 4.0)
         await w.loop.consent_revoked("ada")
         row = await w.ended(str(name))
         assert (row.verdict, row.reason) == (
@@ -60,7 +60,7 @@ async def test_consent_withdrawn_after_the_exam_keeps_the_candidate_from_becomin
         await until(lambda: w.engine.waiting > 0)
         attempt = w.loop._attempt
         assert attempt is not None
-        await w.conversations.append_grant("ada", "train", "revoke", "test", 4.0)
+        await w.conversations.grants.append("ada", "train", "revoke", "test", 4.0)
         event = await w.loop._write(attempt, Command.ACTIVATE)
         assert isinstance(event, cycle.Failed)
         assert "consent was withdrawn" in event.reason

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from bench import proxy_soak
 from bench.load.errors import CannotMeasure
 from bench.load.soaked import FILES_GROWTH, GROWTH_MB, Kept, Sample, Sent, Soak, as_json, table
-from gaiad.db import exchange_contents, exchanges, metadata
+from gaiad.tables import exchange_contents, exchanges, metadata
 
 MEMORY = "memory's growth after the warm-up, MB"
 FILES = "open files besides connections to the engine, growth"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gaiad import db as tables
+from gaiad import tables
 from gaiad.adapter import Arm
 from gaiad.config import Config, ConsentConfig
 from gaiad.conversations import Conversations
@@ -87,8 +87,8 @@ async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_d
 
 
 async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: Conversations) -> None:
-    await conversations.append_grant("ana", "train", "grant", "test", 1.0)
-    await conversations.keep([record("r1", *conversations.purposes_for("ana"))])
+    await conversations.grants.append("ana", "train", "grant", "test", 1.0)
+    await conversations.keep([record("r1", *conversations.grants.purposes_for("ana"))])
     row = await conversations.exchange("r1")
     assert row is not None
     assert (row["user"], row["conversation"], row["purposes"]) == ("ana", "c1", ["log", "train"])
@@ -114,26 +114,26 @@ async def test_purposes_need_no_database_once_loaded_and_follow_each_change_at_o
     db: Database, tmp_path: Path
 ) -> None:
     conversations = Conversations(db)
-    await conversations.append_grant("ana", "train", "grant", "test", 1.0)
-    await conversations.append_grant("ben", "log", "grant", "test", 1.0)
+    await conversations.grants.append("ana", "train", "grant", "test", 1.0)
+    await conversations.grants.append("ben", "log", "grant", "test", 1.0)
     fresh = Conversations(db)
-    assert fresh.purposes_for("ana") == frozenset()
+    assert fresh.grants.purposes_for("ana") == frozenset()
     await fresh.load()
-    assert fresh.purposes_for("ana") == {"train", "log"}
-    assert fresh.purposes_for("ana", "log") == {"log"}
-    assert fresh.purposes_for("ben") == {"log"}
-    assert fresh.purposes_for("carla") == frozenset()
-    assert fresh.purposes_for(None) == frozenset()
-    await fresh.append_grant("ana", "log", "revoke", "test", 2.0)
-    assert fresh.purposes_for("ana") == frozenset()
-    assert await fresh.grants("ana") == frozenset()
-    assert [event.action for event in await fresh.history("ana")] == ["grant", "revoke"]
+    assert fresh.grants.purposes_for("ana") == {"train", "log"}
+    assert fresh.grants.purposes_for("ana", "log") == {"log"}
+    assert fresh.grants.purposes_for("ben") == {"log"}
+    assert fresh.grants.purposes_for("carla") == frozenset()
+    assert fresh.grants.purposes_for(None) == frozenset()
+    await fresh.grants.append("ana", "log", "revoke", "test", 2.0)
+    assert fresh.grants.purposes_for("ana") == frozenset()
+    assert await fresh.grants.granted("ana") == frozenset()
+    assert [event.action for event in await fresh.grants.history("ana")] == ["grant", "revoke"]
 
 
 async def test_the_history_of_grants_is_only_ever_added_to(db: Database, conversations: Conversations) -> None:
     for action in ("grant", "revoke", "grant"):
-        await conversations.append_grant("ana", "train", action, "test", 1.0)
-    events = await conversations.history("ana")
+        await conversations.grants.append("ana", "train", action, "test", 1.0)
+    events = await conversations.grants.history("ana")
     assert [(event.purpose, event.action, event.source) for event in events] == [
         ("train", "grant", "test"),
         ("train", "revoke", "test"),
@@ -145,10 +145,10 @@ async def test_grants_that_arrive_together_end_as_the_database_has_them(
     db: Database, conversations: Conversations
 ) -> None:
     actions = ["grant", "revoke"] * 10
-    await asyncio.gather(*(conversations.append_grant("ana", "train", one, "test", 1.0) for one in actions))
+    await asyncio.gather(*(conversations.grants.append("ana", "train", one, "test", 1.0) for one in actions))
     fresh = Conversations(db)
     await fresh.load()
-    assert conversations.purposes_for("ana") == fresh.purposes_for("ana")
+    assert conversations.grants.purposes_for("ana") == fresh.grants.purposes_for("ana")
 
 
 @pytest.mark.parametrize(
@@ -165,17 +165,17 @@ async def test_grants_that_arrive_together_end_as_the_database_has_them(
 async def test_a_grant_that_makes_no_sense_is_refused(
     conversations: Conversations, user: str, purpose: str, action: str
 ) -> None:
-    assert isinstance(await conversations.append_grant(user, purpose, action, "test", 1.0), Refuse)
-    assert await conversations.history(user) == await conversations.history("ana") == []
+    assert isinstance(await conversations.grants.append(user, purpose, action, "test", 1.0), Refuse)
+    assert await conversations.grants.history(user) == await conversations.grants.history("ana") == []
 
 
 async def test_what_was_revoked_while_a_record_waited_is_not_kept(db: Database, conversations: Conversations) -> None:
-    await conversations.append_grant("ana", "train", "grant", "test", 1.0)
-    await conversations.append_grant("ben", "train", "grant", "test", 1.0)
-    await conversations.append_grant("ben", "evaluate", "grant", "test", 1.0)
+    await conversations.grants.append("ana", "train", "grant", "test", 1.0)
+    await conversations.grants.append("ben", "train", "grant", "test", 1.0)
+    await conversations.grants.append("ben", "evaluate", "grant", "test", 1.0)
     waiting = [record("r1", "log", "train"), record("r2", "evaluate", "log", "train", user="ben")]
-    await conversations.append_grant("ana", "log", "revoke", "test", 2.0)
-    await conversations.append_grant("ben", "train", "revoke", "test", 2.0)
+    await conversations.grants.append("ana", "log", "revoke", "test", 2.0)
+    await conversations.grants.append("ben", "train", "revoke", "test", 2.0)
     await conversations.keep(waiting)
     first, second = await conversations.exchange("r1"), await conversations.exchange("r2")
     assert first is not None
@@ -235,7 +235,7 @@ async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attac
     ):
         assert isinstance(await conversations.add_feedback("kept", verdict, correction, 1.0), Refuse)
     assert await conversations.add_feedback("kept", " Good", None, 1.0) is None
-    await conversations.append_grant("ana", "log", "revoke", "test", 2.0)
+    await conversations.grants.append("ana", "log", "revoke", "test", 2.0)
     revoked = await conversations.add_feedback("kept", "bad", "this instead", 3.0)
     assert isinstance(revoked, Refuse)
     assert "revoked" in revoked.reason
@@ -246,7 +246,7 @@ async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attac
 
 async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(conversations: Conversations) -> None:
     for user in ("ana", "ben"):
-        await conversations.append_grant(user, "train", "grant", "test", 1.0)
+        await conversations.grants.append(user, "train", "grant", "test", 1.0)
     await conversations.keep(
         [
             record("trained", "log", "train", at=2.0),
@@ -261,7 +261,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
         assert await conversations.add_feedback(request_id, "bad", f"right for {request_id}", 8.0) is None
     assert await conversations.corrected([]) == []
     assert await corrected_ids(conversations) == ["trained", "of-ben"]
-    await conversations.append_grant("ben", "train", "revoke", "test", 9.0)
+    await conversations.grants.append("ben", "train", "revoke", "test", 9.0)
     rows = await conversations.corrected(["tool_selection"])
     assert rows == [
         {
@@ -273,12 +273,12 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "created_at": 2.0,
         }
     ]
-    await conversations.append_grant("ana", "log", "revoke", "test", 9.0)
+    await conversations.grants.append("ana", "log", "revoke", "test", 9.0)
     assert await corrected_ids(conversations) == []
 
 
 async def test_the_newest_feedback_is_the_correction(conversations: Conversations) -> None:
-    await conversations.append_grant("ana", "train", "grant", "test", 1.0)
+    await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     await conversations.keep([record("r1", "log", "train")])
     await conversations.add_feedback("r1", "bad", "first", 2.0)
     await conversations.add_feedback("r1", "bad", "second", 3.0)
@@ -294,7 +294,7 @@ async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_
         database = await Database.open(config_at(tmp_path, header_may_grant))
         conversations = Conversations(database)
         await conversations.load()
-        assert bool(conversations.purposes_for("dana", "train")) is header_may_grant
+        assert bool(conversations.grants.purposes_for("dana", "train")) is header_may_grant
         await conversations.keep([record("r1", "log", "train", user="dana")])
         await conversations.add_feedback("r1", "bad", "right", 2.0)
         assert await corrected_ids(conversations) == expected
@@ -302,9 +302,9 @@ async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_
     database = await Database.open(config_at(tmp_path, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
-    await conversations.append_grant("dana", "train", "revoke", "test", 3.0)
+    await conversations.grants.append("dana", "train", "revoke", "test", 3.0)
     assert await corrected_ids(conversations) == []
-    assert conversations.purposes_for("dana", "train") == frozenset()
+    assert conversations.grants.purposes_for("dana", "train") == frozenset()
     await database.close()
 
 
@@ -355,7 +355,7 @@ async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(tmp_path: Path
     database = await Database.open(config_at(tmp_path, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
-    assert conversations.purposes_for(user, "train") == frozenset()
+    assert conversations.grants.purposes_for(user, "train") == frozenset()
     await conversations.keep([record("r1", "log", "train", user=user)])
     row = await conversations.exchange("r1")
     assert row is not None
@@ -365,10 +365,10 @@ async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(tmp_path: Path
 
 
 async def test_blanks_around_a_name_make_no_other_person(conversations: Conversations) -> None:
-    await conversations.append_grant(" ana\t", "train", "grant", "test", 1.0)
-    assert conversations.purposes_for("ana") == conversations.purposes_for(" ana ") == {"log", "train"}
+    await conversations.grants.append(" ana\t", "train", "grant", "test", 1.0)
+    assert conversations.grants.purposes_for("ana") == conversations.grants.purposes_for(" ana ") == {"log", "train"}
     await conversations.keep([record("r1", "log", "train", user="ana"), record("r2", "log", "train", user=" ana")])
     assert {row["request_id"] for row in await conversations.exchanges(10, user="ana ")} == {"r1", "r2"}
-    await conversations.append_grant("ana ", "log", "revoke", "test", 2.0)
-    assert conversations.purposes_for("ana") == await conversations.grants("\nana") == frozenset()
-    assert [event.user for event in await conversations.history(" ana ")] == ["ana", "ana"]
+    await conversations.grants.append("ana ", "log", "revoke", "test", 2.0)
+    assert conversations.grants.purposes_for("ana") == await conversations.grants.granted("\nana") == frozenset()
+    assert [event.user for event in await conversations.grants.history(" ana ")] == ["ana", "ana"]

@@ -16,8 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from gaiad.config import Config, StoreConfig
-from gaiad.db import APPLICATION_ID, Database, exchange_contents, lock_state_dir, metadata
+from gaiad.db import APPLICATION_ID, Database, lock_state_dir
 from gaiad.errors import StoreError
+from gaiad.tables import exchange_contents, metadata
 
 
 def config_at(path: Path, url: str = "") -> Config:

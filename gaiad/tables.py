@@ -1,0 +1,158 @@
+"""The tables of the database. They say what a row holds; what it means is for the modules that write it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+grants = sa.Table(
+    "grants",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("conversation", sa.Text),
+    sa.Column("expires_at", sa.Float),
+    sa.Index("grants_by_user", "user", "id"),
+    sqlite_autoincrement=True,
+)
+
+exchanges = sa.Table(
+    "exchanges",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("stage_reason", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer),
+    sa.Column("completion_tokens", sa.Integer),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("first_byte_ms", sa.Float),
+    sa.Column("total_ms", sa.Float, nullable=False),
+    sa.Column("finish_reason", sa.Text),
+    sa.Column("streamed", sa.Boolean, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.Column("valid", sa.Boolean),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Index("exchanges_by_time", "at"),
+)
+"""One row a request, without anything that the client said or is."""
+
+exchange_contents = sa.Table(
+    "exchange_contents",
+    metadata,
+    sa.Column("request_id", sa.Text, sa.ForeignKey("exchanges.request_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("conversation", sa.Text),
+    sa.Column("purposes", sa.Text, nullable=False),
+    sa.Column("request", sa.Text),
+    sa.Column("response", sa.Text),
+    sa.Column("consent", sa.Text),
+    sa.Column("scrubbed", sa.Text),
+    sa.Column("question", sa.Text),
+    sa.Index("contents_by_user", "user"),
+    sa.Index("contents_by_conversation", "conversation"),
+    sa.Index("contents_by_question", "question"),
+)
+"""Who said what: only for exchanges that were kept for at least one purpose."""
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.Text, sa.ForeignKey("exchange_contents.request_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("correction", sa.Text),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("note", sa.Text),
+    sa.Index("feedback_by_exchange", "request_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+signals = sa.Table(
+    "signals",
+    metadata,
+    sa.Column("request_id", sa.Text, sa.ForeignKey("exchange_contents.request_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.PrimaryKeyConstraint("request_id", "what"),
+)
+"""What a reply's fate says without anybody saying it: JSON that is none, a question asked again, a stream left."""
+
+adapter_versions = sa.Table(
+    "adapter_versions",
+    metadata,
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("lineage", sa.Text, nullable=False),
+    sa.Column("report", sa.Text),
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
+    sa.Column("last_event", sa.Integer, nullable=False),
+    sa.Index("versions_by_number", "adapter", "number", unique=True),
+    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=sa.text("stage = 'active'")),
+)
+
+adapter_events = sa.Table(
+    "adapter_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("adapter", sa.Text, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("dataset_digest", sa.Text),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("report", sa.Text),
+    sa.Index("cycles_by_start", "started"),
+)
+
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Copies of this database, so that an erasure can name those that still hold what it erased."""
+
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Index("erasures_by_time", "at"),
+)
+"""What was asked to be erased, how far that is, and the report of what went: names and counts, no content."""
