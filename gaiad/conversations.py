@@ -20,6 +20,7 @@ from gaiad import grants, tables
 from gaiad.consent import Purpose, fold, still_holds
 from gaiad.curriculum import Json
 from gaiad.db import Database
+from gaiad.erasure import Selector
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord, verdict_word
 from gaiad.grants import Grants
@@ -75,10 +76,15 @@ class Conversations:
         self._db = db
         self._header_may_grant = db.config.consent.header_may_grant
         self.grants = grants or Grants(db)
+        self._closed: dict[Selector, float] = {}
 
     async def load(self) -> None:
         """Read what was agreed to, so that a request needs no database to know what it may keep."""
         await self.grants.load()
+
+    def close(self, selector: Selector, at: float) -> None:
+        """Keep nothing of what is named and was begun until `at`, however late it comes: it is being erased."""
+        self._closed[selector] = at
 
     async def keep(self, records: Sequence[ExchangeRecord]) -> None:
         """Write `records` in one durable commit; a record that is already there stays as it is.
@@ -186,7 +192,16 @@ class Conversations:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
             return record
         named = msgspec.structs.replace(record, user=user_name(record.user))
+        if self._is_closed(named):
+            return named.content_free()
         return named.with_purposes(self.grants.unrevoked(named.user, named.purposes))
+
+    def _is_closed(self, record: ExchangeRecord) -> bool:
+        return any(
+            record.started <= at
+            and selector.covers(user=record.user, conversation=record.conversation, request_id=record.request_id)
+            for selector, at in self._closed.items()
+        )
 
     def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
         if found is None:

@@ -79,9 +79,23 @@ class Cycles:
         async with self._db.read() as connection:
             return {row.dataset_digest for row in await connection.execute(query)}
 
+    async def with_exchanges(self, exchange_ids: frozenset[str]) -> list[str]:
+        """The cycles whose dataset held one of these exchanges, oldest first."""
+        query = sa.select(tables.cycles.c.id, tables.cycles.c.report).where(tables.cycles.c.report.is_not(None))
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query.order_by(tables.cycles.c.started))).all()
+        return [row.id for row in rows if not exchange_ids.isdisjoint(_exchanges_of(json.loads(row.report)))]
+
     async def _rows(self, query: sa.Select[*tuple[object, ...]]) -> list[CycleRow]:
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [
             CycleRow(**{**row, "report": None if row["report"] is None else json.loads(row["report"])}) for row in rows
         ]
+
+
+def _exchanges_of(report: Mapping[str, Json]) -> set[str]:
+    """The exchanges in a cycle's dataset, those that the trainer left out among them."""
+    dataset = report.get("dataset")
+    named = [dataset.get(key) for key in ("exchange_ids", "left_out_exchange_ids")] if isinstance(dataset, dict) else []
+    return {str(one) for ids in named if isinstance(ids, list) for one in ids}

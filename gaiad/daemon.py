@@ -29,6 +29,8 @@ from gaiad.conversations import Conversations
 from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
 from gaiad.db import Database, lock_state_dir
+from gaiad.eraser import Eraser
+from gaiad.erasures import Erasures
 from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
@@ -114,7 +116,7 @@ class _Daemon:
                 # engine, the store and the lock follow.
                 self.gpu.refuse_all()
                 await doors.aclose()
-                await _end(tasks, "schedule", "learner")
+                await _end(tasks, "schedule", "eraser", "learner")
                 await self.recorder.flush()
                 await _end(tasks, *tasks)
 
@@ -131,6 +133,7 @@ class _Daemon:
         self.cycles = Cycles(database)
         self.conversations = Conversations(database)
         await self.conversations.load()
+        self.erasures = Erasures(database)
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
         # On every way out: after the doors are shut, before the database is.
         stack.push_async_callback(self.recorder.flush)
@@ -152,12 +155,22 @@ class _Daemon:
             conversations=self.conversations,
             max_rank=max_rank,
         )
+        self.eraser = Eraser(
+            config=config,
+            erasures=self.erasures,
+            conversations=self.conversations,
+            registry=self.registry,
+            cycles=self.cycles,
+            learner=self.learner,
+            flush=self.recorder.flush,
+        )
 
     def _loops(self) -> list[tuple[str, Coroutine[object, object, None]]]:
         loops = [
             ("recorder", self.recorder.run()),
             ("gpu", self.gpu.run()),
             ("learner", self.learner.run()),
+            ("eraser", self.eraser.run()),
             ("supervisor", self._tell_supervisor()),
             ("housekeeping", self._forget_old_rows()),
         ]
@@ -203,6 +216,7 @@ class _Daemon:
             cycles=self.cycles,
             conversations=self.conversations,
             learner=self.learner,
+            eraser=self.eraser,
             observe=self._observe,
             flush=self.recorder.flush,
         )

@@ -94,6 +94,15 @@ class Database:
             async with self._writer.begin() as connection:
                 yield connection
 
+    async def scour(self) -> None:
+        """Leave none of the bytes that rows had which were deleted: empty the log, write the file anew, empty it again.
+
+        Raises:
+            StoreError: readers or writers stayed in the way, or the disk is full; nothing is lost, so try again.
+        """
+        with _as_store_errors(self.path):
+            await asyncio.to_thread(_scour, self.path)
+
 
 class StateLock:
     """The claim of one daemon on a state directory; the kernel drops it when the holder dies."""
@@ -194,6 +203,16 @@ def _inspect(path: Path) -> None:
 
 def _damage_hint(path: Path) -> str:
     return f"restore a backup, or move {path} (and -wal, -shm beside it) aside and start again; nothing was changed"
+
+
+def _scour(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as link:
+        link.execute("PRAGMA secure_delete = ON")
+        for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            row = link.execute(statement).fetchone()
+            # The first column says whether a reader or a writer kept the log from being emptied.
+            if row is not None and row[0]:
+                raise StoreError(f"{path}: the log could not be emptied", hint="a reader holds it; it is tried again")
 
 
 class Pace:

@@ -71,6 +71,12 @@ class Commands(Protocol):
     async def consents(self, user: str) -> Reply:
         """What a user granted, and the history of it."""
 
+    async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
+        """Erase what is named, or say what that would reach."""
+
+    async def erasures(self, limit: int) -> Reply:
+        """Erasures with their reports, newest first."""
+
     async def exchanges(self, limit: int, user: str | None) -> Reply:
         """Kept exchanges, newest first."""
 
@@ -172,6 +178,18 @@ async def _consents(request: web.Request) -> web.Response:
     return _json(200, await request.app[COMMANDS].consents(request.match_info["user"]))
 
 
+async def _erase(request: web.Request) -> web.Response:
+    body = await _body(request, "kind", "name", "dry_run")
+    kind = _choice(body, "kind", ("user", "conversation", "exchange"))
+    return _answered(
+        await request.app[COMMANDS].erase(kind, _text(body, "name").strip(), dry_run=_flag(body, "dry_run"))
+    )
+
+
+async def _erasures(request: web.Request) -> web.Response:
+    return _json(200, await request.app[COMMANDS].erasures(_limit(request, 20)))
+
+
 async def _exchanges(request: web.Request) -> web.Response:
     user = request.query.get("user")
     return _json(200, await request.app[COMMANDS].exchanges(_limit(request, 20), user))
@@ -200,6 +218,8 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.post("/rollback", _rollback),
     web.post("/consent", _consent),
     web.get("/consent/{user}", _consents),
+    web.post("/erase", _erase),
+    web.get("/erasures", _erasures),
     web.get("/exchanges", _exchanges),
     web.get("/exchanges/{id}", _exchange),
     web.post("/feedback", _feedback),

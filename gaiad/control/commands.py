@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from gaiad.control.app import Answer, Reply, Unknown
 from gaiad.control.status import World, status_of
 from gaiad.conversations import Conversations
 from gaiad.cycles import Cycles
+from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
 from gaiad.registry import Registry, VersionRow
 from gaiad.user import user_name
@@ -48,6 +49,19 @@ class Learner(Protocol):
         """Cancel the cycle if its dataset holds this user's exchanges."""
 
 
+class Eraser(Protocol):
+    """Erasures as the socket sees them."""
+
+    async def plan(self, selector: Selector) -> Reply:
+        """What an erasure would reach."""
+
+    async def erase(self, selector: Selector, by: str) -> Reply | Refuse:
+        """Erase, and report."""
+
+    async def listed(self, limit: int = ...) -> Sequence[Reply]:
+        """Erasures, newest first."""
+
+
 class DaemonCommands:
     """`control.app.Commands` on the real parts. `observe` takes a picture of the daemon for the status page;
     `flush` writes what the recorder still holds, so that an exchange can be named at once."""
@@ -60,6 +74,7 @@ class DaemonCommands:
         cycles: Cycles,
         conversations: Conversations,
         learner: Learner,
+        eraser: Eraser,
         observe: Callable[[], World],
         flush: Callable[[], Awaitable[None]],
     ) -> None:
@@ -68,6 +83,7 @@ class DaemonCommands:
         self._cycles = cycles
         self._conversations = conversations
         self._learner = learner
+        self._eraser = eraser
         self._observe = observe
         self._flush = flush
 
@@ -134,6 +150,15 @@ class DaemonCommands:
             "granted": sorted(await self._conversations.grants.granted(user)),
             "history": [dataclasses.asdict(event) for event in history],
         }
+
+    async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
+        """Erase what is named down to the adapters that learned from it."""
+        selector = Selector(Kind(kind), name)
+        return await self._eraser.plan(selector) if dry_run else await self._eraser.erase(selector, _SOURCE)
+
+    async def erasures(self, limit: int) -> Reply:
+        """Erasures with their reports, newest first."""
+        return {"erasures": await self._eraser.listed(limit)}
 
     async def exchanges(self, limit: int, user: str | None) -> Reply:
         """Exchanges without their content, newest first."""

@@ -119,6 +119,13 @@ class Attempt:
         """The exchanges that it learns from, as far as known."""
         return tuple(one for one in (self.dataset.exchange_ids if self.dataset else ()) if one not in self.left_out)
 
+    def holds(self, ids: frozenset[str]) -> bool:
+        """Whether it may learn from one of these exchanges: while it gathers them, nobody can say that it does not."""
+        if self.order.kind is not Kind.TRAIN:
+            return False
+        mine = {one.exchange_id for one in self.corrections} | set(self.dataset.exchange_ids if self.dataset else ())
+        return self.state.phase is Phase.FREEZING or not mine.isdisjoint(ids)
+
     def note(self, progress: Progress) -> None:
         """Take a line of the trainer's progress."""
         self.progress = progress
@@ -204,6 +211,20 @@ class Attempt:
             "forced": self.forced,
             "override_reason": order.reason if self.forced else None,
             "timings_s": self.timings_s,
+        }
+
+    def outcome(self) -> dict[str, object]:
+        """How it ended, for whoever asked for it."""
+        return {
+            "cycle": self.id,
+            "adapter": self.order.adapter,
+            "version": self.version,
+            "verdict": self.verdict and self.verdict.value,
+            "reason": self.reason,
+            "reasons": list(self.gate.reasons) if self.gate else [],
+            "passed": self.gate.passed if self.gate else None,
+            "forced": self.forced,
+            "scores": self.scores(),
         }
 
     def scores(self) -> dict[str, object]:

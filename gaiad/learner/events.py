@@ -58,6 +58,15 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetAsked:
+    """Exchanges are erased: nothing may go on learning from them, nor serve what did."""
+
+    exchange_ids: frozenset[str]
+    reason: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """The idle clock went."""
 
@@ -73,7 +82,8 @@ class Unsettled:
 
 
 Event: TypeAlias = (
-    "Ordered | StepEnded | RollbackAsked | Broken | CancelAsked | Ticked | Looked | Unsettled | ReplyOutcome"
+    "Ordered | StepEnded | RollbackAsked | Broken | CancelAsked | ForgetAsked | Ticked | Looked | Unsettled"
+    " | ReplyOutcome"
 )
 
 

@@ -22,6 +22,7 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
+from gaiad.erasure import stained
 from gaiad.errors import DatasetError, EngineError, GaiadError, NotYet, Refuse, StoreError, TrainingError
 from gaiad.idle import Go
 from gaiad.learner import artifacts, cycle
@@ -32,6 +33,7 @@ from gaiad.learner.events import (
     Broken,
     CancelAsked,
     Event,
+    ForgetAsked,
     Looked,
     Ordered,
     RollbackAsked,
@@ -113,7 +115,7 @@ class LearnerLoop:
             if version.stage is VersionStage.CANDIDATE:
                 reason = "gaiad ended before its exam did"
                 await self._registry.set_stage(version.version, VersionStage.REJECTED, reason, now)
-        await asyncio.to_thread(self._clear_staging)
+        await asyncio.to_thread(self._steps.clear_staging)
 
     async def run(self) -> None:
         """Take events until cancelled."""
@@ -189,6 +191,19 @@ class LearnerLoop:
         except DatasetError as error:
             self._events.put_nowait(CancelAsked(attempt.id, error.message))
 
+    async def forget(self, exchange_ids: Sequence[str], reason: str) -> dict[str, object] | Refuse:
+        """Set aside at once every version that learned from these, and end a cycle that holds them, waiting for it."""
+        ids = frozenset(exchange_ids)
+        while True:
+            answer = await self._ask(lambda future: ForgetAsked(ids, reason, future))
+            if isinstance(answer, Refuse) or not answer["running"]:
+                return answer
+            await asyncio.sleep(0.05)
+
+    async def wait_until_unloaded(self, versions: Sequence[str]) -> list[str]:
+        """Wait a bounded time until the engine has none of these; returns those that it still has."""
+        return await self._slots.wait_until_gone(versions)
+
     def status(self) -> dict[str, object]:
         """The learning part of the status page."""
         now = self._clock()
@@ -223,6 +238,8 @@ class LearnerLoop:
                 give(answer, await self._rolled_back(adapter, reason))
             case Broken(version, reason, answer):
                 give(answer, await self._quarantine(version, reason))
+            case ForgetAsked(ids, reason, answer):
+                give(answer, await self._forgotten(ids, reason))
             case Ticked():
                 await self._on_tick()
             case Looked():
@@ -257,16 +274,7 @@ class LearnerLoop:
     def _refusal(self, order: Order) -> Refuse | None:
         if self._attempt is not None:
             return Refuse(f"{self._running()} is running", "wait for its end, or gaiadctl cancel")
-        # The name becomes part of paths.
-        if not is_adapter_name(order.adapter) or not (self._steps.curricula() / order.adapter).is_dir():
-            return Refuse(
-                f"there is no curriculum for {order.adapter!r}", "see [learning] curricula and gaiadctl adapters list"
-            )
-        if order.kind is Kind.TRAIN and not Path(self._config.engine.base_model or "/nonexistent").is_dir():
-            return Refuse(
-                "training needs the base model's folder, and [engine] base_model names none", "set it to a local folder"
-            )
-        return None
+        return self._steps.refusal(order)
 
     async def _advance(self, attempt: Attempt, event: cycle.Event) -> None:
         if isinstance(event, cycle.Failed):
@@ -383,22 +391,9 @@ class LearnerLoop:
             self._lookout.news[adapter] = False
         # Only now: who sees no cycle running any more finds its end in the history.
         self._attempt, self._step, self._slots.candidate = None, None, None
-        give(self._answer, self._outcome(attempt, verdict))
+        give(self._answer, attempt.outcome())
         self._answer = None
         self._settle()
-
-    def _outcome(self, attempt: Attempt, verdict: Verdict) -> dict[str, object]:
-        return {
-            "cycle": attempt.id,
-            "adapter": attempt.order.adapter,
-            "version": attempt.version,
-            "verdict": verdict.value,
-            "reason": attempt.reason,
-            "reasons": list(attempt.gate.reasons) if attempt.gate else [],
-            "passed": attempt.gate.passed if attempt.gate else None,
-            "forced": attempt.forced,
-            "scores": attempt.scores(),
-        }
 
     # --- live versions --------------------------------------------------------------------------------------------
 
@@ -441,6 +436,21 @@ class LearnerLoop:
         except StoreError as error:
             return Refuse(error.message, error.hint)
         return {"version": version}
+
+    async def _forgotten(self, ids: frozenset[str], reason: str) -> dict[str, object] | Refuse:
+        attempt = self._attempt if self._attempt and self._attempt.holds(ids) else None
+        if attempt is not None and attempt.state.ending is None:
+            await self._advance(attempt, cycle.Cancel(reason))
+        active, rows = self._registry.active.values(), {row.version: row for row in self._registry.versions()}
+        # The candidate is the cycle's until that is over. Active ones come last: a rollback finds only clean ones then.
+        named = set(stained({version: row.lineage for version, row in rows.items()}, ids))
+        for version in sorted(named - {attempt and attempt.version}, key=lambda one: one in active):
+            if rows[version].stage is not VersionStage.QUARANTINED:
+                answer = await self._quarantine(version, reason)
+                if isinstance(answer, Refuse):
+                    return answer
+        self._settle()
+        return {"running": attempt is not None}
 
     def _settle(self) -> None:
         self._slots.keep_wanted()
@@ -486,7 +496,3 @@ class LearnerLoop:
             return None
         what = "the import" if self._attempt.order.kind is Kind.IMPORT else "a cycle"
         return f"{what} of {self._attempt.order.adapter}"
-
-    def _clear_staging(self) -> None:
-        for folder in self._config.runs_dir.glob("*/staging"):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -104,6 +104,13 @@ class Slots:
         except EngineError as error:
             # The engine's own loop recovers it, and reconciles then.
             self.trouble = str(error)
+
+    async def wait_until_gone(self, versions: Sequence[str]) -> list[str]:
+        """Wait as long as a request is waited for until the engine has none of these; returns those that it has."""
+        until = time.monotonic() + self._patience_s
+        while (still := self._in_engine.intersection(versions)) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return sorted(still)
 
     def _missing(self) -> VersionRow | None:
         gone = self._in_engine | self._refused.keys()

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from gaiad.adapter import version_parts
+from gaiad.adapter import is_adapter_name, version_parts
 from gaiad.config import Config
 from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
@@ -23,7 +23,7 @@ from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
 from gaiad.errors import DatasetError, EngineError, Refuse, TrainingError
 from gaiad.learner import artifacts, cycle, gate
-from gaiad.learner.attempt import Attempt, ExamProgress
+from gaiad.learner.attempt import Attempt, ExamProgress, Order
 from gaiad.learner.cycle import Command, Kind
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.examiner import KeptReports, exam_key, examine
@@ -93,6 +93,24 @@ class Steps:
                 return await self._unload(attempt)
             case _:
                 raise AssertionError(f"{command} is no long step")
+
+    def clear_staging(self) -> None:
+        """Remove what a killed daemon's run left (blocking)."""
+        for folder in self._config.runs_dir.glob("*/staging"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def refusal(self, order: Order) -> Refuse | None:
+        """Why a cycle cannot be begun, as far as that lies with the settings."""
+        # The name becomes part of paths.
+        if not is_adapter_name(order.adapter) or not (self.curricula() / order.adapter).is_dir():
+            return Refuse(
+                f"there is no curriculum for {order.adapter!r}", "see [learning] curricula and gaiadctl adapters list"
+            )
+        if order.kind is Kind.TRAIN and not Path(self._config.engine.base_model or "/nonexistent").is_dir():
+            return Refuse(
+                "training needs the base model's folder, and [engine] base_model names none", "set it to a local folder"
+            )
+        return None
 
     # --- dataset --------------------------------------------------------------------------------------------------
 

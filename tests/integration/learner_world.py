@@ -147,6 +147,7 @@ class World:
     registry: Registry
     cycles: Cycles
     conversations: Conversations
+    database: Database
     loop: LearnerLoop
     trainer: list[str] = field(default_factory=list)
 
@@ -233,7 +234,7 @@ async def world(
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="learner")
             await loop.reconcile()
-            yield World(config, engine, gpu, registry, cycles, conversations, loop, trainer)
+            yield World(config, engine, gpu, registry, cycles, conversations, database, loop, trainer)
             running.cancel()
     finally:
         await database.close()
@@ -253,14 +254,16 @@ async def two_versions(w: World) -> tuple[VersionName, VersionName]:
 UMBRELLA = "USER REQUEST: who repaired the violet umbrella on the parade?"
 
 
-async def corrected_exchange(w: World, name: str = "r1", words: str = UMBRELLA, **request: object) -> None:
-    """Let `ada`, who agrees to be learned from, ask something and correct the reply."""
+async def corrected_exchange(
+    w: World, name: str = "r1", words: str = UMBRELLA, *, user: str = "ada", **request: object
+) -> None:
+    """Let a user, `ada` where none is named, who agrees to be learned from, ask something and correct the reply."""
     answer = next(iter(right_answers().values()))
-    await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
+    await w.conversations.grants.append(user, "train", "grant", "test", 1.0)
     record = ExchangeRecord(
         request_id=name,
         at=2.0,
-        user="ada",
+        user=user,
         purposes=frozenset({"log", "train"}),
         stage="tool_selection",
         stage_reason="header",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gaiad.cli.output import DONE, FAILED, INTERRUPTED, NO_DAEMON, REFUSED
+from gaiad.cli.output import DONE, FAILED, INTERRUPTED, NO_DAEMON, REFUSED, USAGE
 from gaiad.config import Config, EngineConfig
 from gaiad.control.app import ROUTES, Answer, Reply, Unknown, make_app, serve
 from gaiad.control.listener import Listener
@@ -94,6 +94,17 @@ class Notebook:
 
     async def consents(self, user: str) -> Reply:
         return {"user": user, "granted": sorted(self.granted.get(user, ())), "history": []}
+
+    async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
+        if name == "busy":
+            return Refuse("the erasure is not finished: the database is locked", "it is tried again")
+        report: dict[str, object] = {"id": "erasure-1", "exchange_ids": [f"{kind} of {name}"], "versions": []}
+        return report if dry_run else {**report, "signed_off": name != "dirty", "sha256": "00", "checks": {"rows": 1}}
+
+    async def erasures(self, limit: int) -> Reply:
+        asked = {"kind": "user", "name": "ada"}
+        rows = [{"id": "erasure-1", "at": 1.0, "phase": "done", "asked": asked, "exchange_ids": ["r1", "r2"]}]
+        return {"erasures": rows[:limit]}
 
     async def exchanges(self, limit: int, user: str | None) -> Reply:
         return {"exchanges": []}
@@ -181,6 +192,18 @@ async def test_consent_is_granted_shown_and_revoked(path: Path, notebook: Notebo
     assert "allows: train" in (await gaiadctl(path, "consent", "show", user))[1]
     assert (await gaiadctl(path, "consent", "revoke", user, "--purpose", "train"))[0] == DONE
     assert "allows nothing" in (await gaiadctl(path, "consent", "show", user))[1]
+
+
+async def test_an_erasure_is_reported_and_listed(path: Path, notebook: Notebook) -> None:
+    code, page, _ = await gaiadctl(path, "erase", "--user", "ada")
+    assert (code, "erased 1 exchanges" in page, "signed off" in page) == (DONE, True, True)
+    code, page, _ = await gaiadctl(path, "erase", "--conversation", "c1", "--dry-run")
+    assert (code, "would erase 1 exchanges" in page, "signed off" in page) == (DONE, True, False)
+    assert (await gaiadctl(path, "erase", "--exchange", "dirty"))[0] == FAILED
+    assert (await gaiadctl(path, "erase", "--user", "busy"))[0] == REFUSED
+    assert (await gaiadctl(path, "erase"))[0] == USAGE
+    _, page, _ = await gaiadctl(path, "erasures")
+    assert re.search(r"erasure-1 .* user ada +done +2 +0 +no", page)
 
 
 async def test_a_refusal_exits_3_with_what_to_try(path: Path, notebook: Notebook) -> None:

@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent ending idle report rollout
+        consent ending erasure idle report rollout
         control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
@@ -36,7 +36,8 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        conversations cycles db grants keyfile logs migrations migrations.env migrations.versions notify registry tables
+        conversations cycles db erasures grants keyfile logs migrations migrations.env migrations.versions notify
+        registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -45,7 +46,7 @@ LAYERS: dict[int, str] = {
         proxy.upstream proxy.ways proxy.whole
     """,
     LOOPS: """
-        schedule
+        eraser schedule
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
@@ -54,8 +55,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.keys
-        cli.main cli.output cli.stages cli.status cli.train
+        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.erase cli.exchanges
+        cli.keys cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train

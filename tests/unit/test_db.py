@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from gaiad.config import Config, StoreConfig
 from gaiad.db import APPLICATION_ID, Database, lock_state_dir
 from gaiad.errors import StoreError
-from gaiad.tables import exchange_contents, metadata
+from gaiad.tables import exchange_contents, exchanges, grants, metadata
 
 
 def config_at(path: Path, url: str = "") -> Config:
@@ -302,3 +302,51 @@ async def test_threads_that_talk_to_the_file_give_way_unless_they_hurry_and_the_
     await database.close()
     assert found == [2, 0, 2]
     database.pace.hurry(True)
+
+
+async def test_scouring_leaves_no_byte_of_a_deleted_row(tmp_path: Path) -> None:
+    def found(words: bytes) -> bool:
+        return any(words in file.read_bytes() for file in (tmp_path / "state").glob("gaiad.db*"))
+
+    database = await Database.open(Config(tmp_path / "state", tmp_path / "s"))
+    try:
+        async with database.write() as connection:
+            for name, words in (("r1", "zyrcanary"), ("r2", "stays here")):
+                row = {"request_id": name, "user": "ana", "purposes": "log", "request": words * 500}
+                values = {
+                    "request_id": name,
+                    "at": 1.0,
+                    "stage": "s",
+                    "stage_reason": "r",
+                    "arm": "none",
+                    "status": 200,
+                }
+                values |= {"started": 1.0, "total_ms": 1.0, "streamed": False, "complete": True, "decision": "kept"}
+                await connection.execute(sa.insert(exchanges).values(values))
+                await connection.execute(sa.insert(exchange_contents).values(row))
+        # The search finds it where it is, in the log already.
+        assert found(b"zyrcanary")
+        async with database.write() as connection:
+            await connection.execute(sa.delete(exchange_contents).where(exchange_contents.c.request_id == "r1"))
+        assert found(b"zyrcanary")
+        await database.scour()
+        assert not found(b"zyrcanary")
+        assert found(b"stays here")
+    finally:
+        await database.close()
+
+
+async def test_scouring_says_so_where_a_reader_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    database = await Database.open(Config(tmp_path / "state", tmp_path / "s"))
+    try:
+        async with database.read() as reader:
+            await reader.execute(sa.text("SELECT count(*) FROM grants"))
+            async with database.write() as connection:
+                values = {"user": "ana", "purpose": "log", "action": "grant", "source": "test", "at": 1.0}
+                await connection.execute(sa.insert(grants).values(values))
+            with pytest.raises(StoreError):
+                await database.scour()
+        await database.scour()
+    finally:
+        await database.close()
