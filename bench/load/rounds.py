@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.load.errors import CannotMeasure
 from bench.load.targets import DIRECT, Target
-from bench.load.traffic import FRAME_EVENTS, Ask, Asks, Load, send
+from bench.load.traffic import BODY_BYTES, FRAME_EVENTS, Ask, Asks, Load, send
 from bench.load.tree import cpu_us, rss_mb, settle
 
 STEADY_CHUNKS = 100
@@ -25,6 +25,7 @@ class Way:
     name: str
     options: Mapping[str, int]
     chunks: int = 0
+    body_bytes: int = BODY_BYTES
 
 
 WAYS = (
@@ -51,7 +52,7 @@ class Rounds:
         self._program = program
         self._asks = Asks(folder)
         self._seconds = seconds
-        self._written: dict[tuple[str, int], Ask] = {}
+        self._written: dict[tuple[str, int, int], Ask] = {}
         self._seed = 0
         self.asked: dict[str, int] = {}
 
@@ -59,7 +60,7 @@ class Rounds:
         """Let a target make its connections and caches; a target that does not answer fails here."""
         for way in (WAYS[0], WAYS[-1]):
             options = {"connections": 32, "requests": _WARM_UP_REQUESTS}
-            self._run(target, dataclasses.replace(way, options=options))
+            self.put(target, dataclasses.replace(way, options=options))
 
     def round(self, targets: Sequence[Target], number: int) -> Iterator[tuple[str, str, dict[str, float]]]:
         """Measure every target in every way; yields target, way and figures as they come.
@@ -69,15 +70,20 @@ class Rounds:
         turned = [*targets[number % len(targets) :], *targets[: number % len(targets)]]
         for way in WAYS:
             for target in turned:
-                yield target.name, way.name, _figures(way, self._run(target, way), target)
+                yield target.name, way.name, _figures(way, self.put(target, way), target)
 
-    def _run(self, target: Target, way: Way) -> Run:
+    def put(self, target: Target, way: Way) -> Run:
+        """Put one way to one target.
+
+        Raises:
+            CannotMeasure: not every request was answered.
+        """
         self._seed += 1
         options = {**way.options, "seed": self._seed}
         if way.chunks:
             options["events"] = way.chunks + FRAME_EVENTS
         before = cpu_us(target.pid)
-        load = send(self._program, target.port, [self._ask(target, way)], self._seconds, **options)
+        load = send(self._program, target.port, [self.ask(target, way)], self._seconds, **options)
         settle(target.pid)
         spent_us = cpu_us(target.pid) - before
         if load.trouble:
@@ -86,12 +92,17 @@ class Rounds:
         # The direct way has no proxy to charge: what is shown is what the measuring itself costs.
         return Run(load, spent_us + load.cpu_us if target.name == DIRECT else spent_us)
 
-    def _ask(self, target: Target, way: Way) -> Ask:
-        key = (target.name, way.chunks)
+    def ask(self, target: Target, way: Way) -> Ask:
+        """The request of a way, as this target gets it."""
+        key = (target.name, way.chunks, way.body_bytes)
         if key not in self._written:
             streamed = way.chunks > 0
             self._written[key] = self._asks.write(
-                model=target.model, chunks=way.chunks or 256, streamed=streamed, headers=target.headers
+                model=target.model,
+                chunks=way.chunks or 256,
+                streamed=streamed,
+                headers=target.headers,
+                body_bytes=way.body_bytes,
             )
         return self._written[key]
 

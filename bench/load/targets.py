@@ -38,6 +38,7 @@ state_dir = "{folder}/state"
 control_socket = "{folder}/control.sock"
 [proxy]
 listen = "127.0.0.1:{port}"
+exchange_routes = true
 [engine]
 mode = "external"
 url = "http://127.0.0.1:{upstream}"
@@ -114,8 +115,11 @@ def upstream(program: Path, core: int | None, **options: int) -> Iterator[Target
 
 @contextlib.contextmanager
 def gaiad(folder: Path, upstream_port: int, core: int | None, *, consented: bool, queue: int) -> Iterator[Target]:
-    """A daemon in front of the upstream; with `consented` its user has granted everything."""
-    folder.mkdir()
+    """A daemon in front of the upstream; with `consented` its user has granted everything.
+
+    Where `folder` is there already, it goes on with the state of the one before, however that ended.
+    """
+    folder.mkdir(exist_ok=True)
     port, config = free_port(), folder / "gaiad.toml"
     anonymous = OWNER if consented else ""
     config.write_text(_GAIAD.format(folder=folder, port=port, upstream=upstream_port, anonymous=anonymous, queue=queue))

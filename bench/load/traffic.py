@@ -76,9 +76,18 @@ class Asks:
         self._folder = folder
         self._numbers = itertools.count(1)
 
-    def write(self, *, model: str, chunks: int, streamed: bool, headers: Mapping[str, str] | None = None) -> Ask:
+    def write(
+        self,
+        *,
+        model: str,
+        chunks: int,
+        streamed: bool,
+        headers: Mapping[str, str] | None = None,
+        body_bytes: int = BODY_BYTES,
+    ) -> Ask:
         """One chat request, whole on the wire."""
-        body = {"model": model, "messages": _messages(), "max_tokens": chunks, "temperature": 0.7, "stream": streamed}
+        said = messages(body_bytes)
+        body = {"model": model, "messages": said, "max_tokens": chunks, "temperature": 0.7, "stream": streamed}
         raw = json.dumps(body).encode()
         head = {
             "Host": "127.0.0.1",
@@ -94,9 +103,10 @@ class Asks:
         return Ask(path, streamed)
 
 
-def _messages() -> list[dict[str, str]]:
-    room = BODY_BYTES - 180
-    system = (_SYSTEM * 4)[: room - len(_USER)]
+def messages(body_bytes: int) -> list[dict[str, str]]:
+    """A system prompt and a user's turn for a body of about so many bytes."""
+    room = body_bytes - 180 - len(_USER)
+    system = (_SYSTEM * (room // len(_SYSTEM) + 1))[:room]
     return [{"role": "system", "content": system}, {"role": "user", "content": _USER}]
 
 

@@ -1,9 +1,9 @@
 /* An engine that costs next to nothing: answers like vLLM's HTTP server, computes nothing, keeps time exactly.
  *
- *     upstream [--port 0] [--gap-us 10000] [--reply-us 0] [--lifetime-s 7200]
+ *     upstream [--port 0] [--gap-us 10000] [--reply-us 0] [--reply-bytes 0] [--lifetime-s 7200]
  *
  * Prints "port N" and serves on 127.0.0.1 until its parent ends, a signal comes, or its lifetime is over. A plain
- * request is answered `reply-us` after it came. A streamed one gets `max_tokens` chunks, one every `gap-us` on a clock of
+ * request is answered `reply-us` after it came, with a text of `reply-bytes` where they are told. A streamed one gets `max_tokens` chunks, one every `gap-us` on a clock of
  * its own that starts when the request came: a chunk that left late does not make the next one later.
  */
 #include "common.h"
@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 65536, MAX_HEAD = 65536, MAX_BODY = 64 << 20, MAX_CHUNKS = 100000, EVENTS = 256 };
+enum { READ_BYTES = 65536, MAX_REPLY = 16384, MAX_HEAD = 65536, MAX_BODY = 64 << 20, MAX_CHUNKS = 100000, EVENTS = 256 };
 
 struct client {
     struct timer timer; /* stays first */
@@ -45,6 +45,7 @@ static const char ANSWER[] =
     "Of course. There are three things to look at first: what the request asks for, what is known already, and what "
     "would have to be found out. The first is plain from the words; the second is written down above; the third is "
     "small enough to be settled by asking once. So the short answer is yes, and the long one follows from the list.";
+static char answer_text[MAX_REPLY + 1];
 
 /* --- one client's connection ---------------------------------------------------------------------------------------- */
 
@@ -90,7 +91,7 @@ static void reply(struct client *client, const char *status, const char *body) {
 }
 
 static void reply_chat(struct client *client) {
-    char body[2048];
+    char body[MAX_REPLY + 2048];
     snprintf(body, sizeof body,
              "{\"id\":\"chatcmpl-%032lx\",\"object\":\"chat.completion\",\"created\":1767225600,\"model\":\"%s\",\"choices\":"
              "[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\",\"refusal\":null,\"annotations\":null,"
@@ -98,7 +99,7 @@ static void reply_chat(struct client *client) {
              "\"finish_reason\":\"stop\",\"stop_reason\":null,\"token_ids\":null}],\"service_tier\":null,"
              "\"system_fingerprint\":null,\"usage\":{\"prompt_tokens\":287,\"total_tokens\":361,\"completion_tokens\":74,"
              "\"prompt_tokens_details\":null},\"prompt_logprobs\":null,\"kv_transfer_params\":null}",
-             client->number, client->model, ANSWER);
+             client->number, client->model, answer_text);
     reply(client, "200 OK", body);
 }
 
@@ -314,11 +315,19 @@ static void run(int listener, uint64_t until_us) {
     }
 }
 
+/* The text of a plain reply: ANSWER once, or again and again until it has so many bytes. */
+static void write_answer(long bytes) {
+    size_t once = sizeof ANSWER - 1, length = bytes > 0 ? (size_t)bytes : once;
+    if (length > MAX_REPLY) fail("--reply-bytes is too large");
+    for (size_t at = 0; at < length; at++) answer_text[at] = ANSWER[at % once];
+}
+
 int main(int count, char **words) {
     int port;
     end_with_parent();
     gap_us = option(count, words, "--gap-us", 10000);
     reply_us = option(count, words, "--reply-us", 0);
+    write_answer(option(count, words, "--reply-bytes", 0));
     uint64_t lifetime_s = (uint64_t)option(count, words, "--lifetime-s", 7200);
     if (gap_us == 0) fail("--gap-us must be above 0");
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);

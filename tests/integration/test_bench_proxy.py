@@ -1,23 +1,28 @@
-"""All commands about the proxy, small, with a real daemon: between C upstream and C load generator, and for one
-before an engine that never ends a reply.
+"""All commands about the proxy and its store, small, with a real daemon: between C upstream and C load generator, and
+for one before an engine that never ends a reply.
 
 No time is judged here. What is judged is that all was measured, recorded and given back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from bench import store
 from bench.load.figures import BARS, FIGURES
+from gaiad.db import exchange_contents, metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shlex.split(os.environ.get("CC", "cc"))[0]
@@ -79,3 +84,37 @@ def test_an_engine_hears_of_every_client_that_leaves() -> None:
         "streamed": (10, 0),
         "whole": (10, 0),
     }
+
+
+def test_what_recording_costs_is_measured_on_both_daemons_and_nothing_is_lost() -> None:
+    code, told, progress = told_by("bench.store", "--rounds", "1", "--seconds", "1")
+    assert (code, told["all_recorded"]) == (0, True), progress
+    assert set(told["figures"]) == {key for key, _, _ in store.ROWS}
+    # 1. Costs stand side by side, with difference and ratio; what is durable is told of the daemon that keeps content.
+    for key in ("fast_cpu_us", "steady_cpu_us", "steady_p99_ms"):
+        row = told["figures"][key]
+        off, on = row["off"]["median"], row["on"]["median"]
+        assert min(off, on) > 0
+        assert row["difference"]["median"] == pytest.approx(on - off)
+        assert row["ratio"]["median"] == pytest.approx(on / off)
+    durable = told["figures"]["durable_per_s"]
+    assert durable["on"]["median"] > 0
+    assert durable["off"] is durable["ratio"] is None
+    # 2. Replies were looked for on the disk, by another process.
+    assert told["soon"]["looked"] > 0
+    assert told["soon"]["holds"] == (told["soon"]["share"] >= told["soon"]["bar"])
+
+
+def test_a_reply_that_is_not_on_the_disk_in_time_counts_against_the_share(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/gaiad.db")
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        connection.execute(exchange_contents.insert(), [{"request_id": "kept", "user": "owner", "purposes": "log"}])
+    engine.dispose()
+    with contextlib.closing(sqlite3.connect(tmp_path / "gaiad.db")) as connection:
+        assert store.appeared(connection, "kept") is not None
+        assert store.appeared(connection, "lost") is None
+    assert "99.0% of 100" in store.Soon(100, (0.1,) * 99).line()
+    assert store.Soon(100, (0.1,) * 99).line().endswith("holds")
+    assert store.Soon(100, (0.1,) * 98).line().endswith("missed")
+    assert store.Soon(0, ()).line().endswith("missed")
