@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from bench import store
 from bench.load.figures import BARS, FIGURES
-from gaiad.db import exchange_contents, metadata
+from gaiad.tables import exchange_contents, metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shlex.split(os.environ.get("CC", "cc"))[0]

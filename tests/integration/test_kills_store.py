@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from bench.load.kept import Acknowledged, as_left, wrong_with
 from bench.proof_kills import Life, Proof, moments, prove, streamed_text, table
-from gaiad.db import exchange_contents, exchanges, metadata
+from gaiad.tables import exchange_contents, exchanges, metadata
 
 SAID = (Acknowledged("one", "what is it?", "this"), Acknowledged("two", "and that?", "grüße 🙂"))
 
