@@ -32,6 +32,7 @@ APPLICATION_ID = 0x47414941
 """`GAIA`, written into the file's header by the first migration."""
 
 BUSY_TIMEOUT_MS = 5000
+_SCOUR_TRIES = 3
 _JOIN = "gaiad_join"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -79,6 +80,15 @@ class Database:
     async def close(self) -> None:
         """Close every connection; the last one folds the write-ahead log back into the file."""
         await self.engine.dispose()
+
+    async def scour(self) -> None:
+        """Leave no byte of deleted rows in the database's files. Call it outside of `read` and `write`.
+
+        Raises:
+            StoreError: others kept reading or writing for longer than a bounded wait; nothing is lost, ask again.
+        """
+        with _as_store_errors(self.path):
+            await asyncio.to_thread(_scour, self.path)
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -194,6 +204,30 @@ def _inspect(path: Path) -> None:
 
 def _damage_hint(path: Path) -> str:
     return f"restore a backup, or move {path} (and -wal, -shm beside it) aside and start again; nothing was changed"
+
+
+def _scour(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as link:
+        link.execute("PRAGMA synchronous = FULL")
+        link.execute("PRAGMA secure_delete = ON")
+        # 1. The log holds pages as they were. Whoever reads them is met here, before the long work.
+        _empty_log(link, path)
+        # 2. A page whose rows were moved keeps copies of them in its gaps, which only a new page is without.
+        link.execute("VACUUM")
+        # 3. The log holds the new pages now, and the file still the old ones.
+        _empty_log(link, path)
+
+
+def _empty_log(link: sqlite3.Connection, path: Path) -> None:
+    for _ in range(_SCOUR_TRIES):
+        # Each try waits for the others as long as any statement does.
+        is_busy, _, _ = link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not is_busy:
+            return
+    raise StoreError(
+        f"{path} still holds bytes of what was deleted: others kept reading or writing it",
+        hint="close what has it open, and try again",
+    )
 
 
 class Pace:

@@ -302,3 +302,60 @@ async def test_threads_that_talk_to_the_file_give_way_unless_they_hurry_and_the_
     await database.close()
     assert found == [2, 0, 2]
     database.pace.hurry(True)
+
+
+CANARY = b"the-canary-in-the-attic"
+
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(
+        file.read_bytes() for end in ("", "-wal", "-shm") if (file := path.with_name(path.name + end)).exists()
+    )
+
+
+async def with_canaries(path: Path) -> Database:
+    """A database that held rows long and short, of which every second and then every one was deleted."""
+    database = await Database.open(config_at(path))
+    row = "INSERT INTO cycles (id, adapter, started, phase, report) VALUES (?, 'a', 1, 'p', ?)"
+    async with database.write() as connection:
+        for number in range(600):
+            text = CANARY.decode() * (1 + number % 7 * (300 if number % 50 == 0 else 3))
+            await connection.exec_driver_sql(row, (f"{number:09}", text))
+    assert CANARY in bytes_of(database.path)
+    for rest in (1, 0):
+        async with database.write() as connection:
+            await connection.exec_driver_sql("DELETE FROM cycles WHERE id < 'kept' AND id % 2 = ?", (rest,))
+            await connection.exec_driver_sql(row, (f"kept-{rest}", "x" * 5000))
+    return database
+
+
+async def test_scouring_leaves_no_byte_of_what_was_deleted_in_any_file_and_keeps_the_rest(tmp_path: Path) -> None:
+    database = await with_canaries(tmp_path)
+    assert CANARY in bytes_of(database.path)
+    await database.scour()
+    assert CANARY not in bytes_of(database.path)
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM cycles")).scalar_one() == 2
+        assert (await connection.exec_driver_sql("PRAGMA integrity_check")).scalar_one() == "ok"
+    await database.close()
+    assert CANARY not in bytes_of(database.path)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_scouring_says_so_where_others_stay_in_the_way_and_succeeds_once_they_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    database = await with_canaries(tmp_path)
+    async with database.read() if kind == "read" else database.write() as connection:
+        await connection.exec_driver_sql("SELECT count(*) FROM cycles")
+        if kind == "read":
+            # What comes after the reader's view cannot leave the log while it looks.
+            async with database.write() as other:
+                await other.exec_driver_sql("DELETE FROM cycles WHERE id = 'kept-1'")
+        with pytest.raises(StoreError) as caught:
+            await database.scour()
+        assert caught.value.hint
+    await database.scour()
+    assert CANARY not in bytes_of(database.path)
+    await database.close()
