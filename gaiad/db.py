@@ -32,6 +32,7 @@ APPLICATION_ID = 0x47414941
 """`GAIA`, written into the file's header by the first migration."""
 
 BUSY_TIMEOUT_MS = 5000
+_SCOUR_TRIES = 3
 _JOIN = "gaiad_join"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -80,6 +81,15 @@ class Database:
         """Close every connection; the last one folds the write-ahead log back into the file."""
         await self.engine.dispose()
 
+    async def scour(self) -> None:
+        """Leave no byte of deleted rows in the database's files. Call it outside of `read` and `write`.
+
+        Raises:
+            StoreError: others kept reading or writing for longer than a bounded wait; nothing is lost, ask again.
+        """
+        with _as_store_errors(self.path):
+            await asyncio.to_thread(_scour, self.path)
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One consistent view of the database."""
@@ -93,15 +103,6 @@ class Database:
         with _as_store_errors(self.path):
             async with self._writer.begin() as connection:
                 yield connection
-
-    async def scour(self) -> None:
-        """Leave none of the bytes that rows had which were deleted: empty the log, write the file anew, empty it again.
-
-        Raises:
-            StoreError: readers or writers stayed in the way, or the disk is full; nothing is lost, so try again.
-        """
-        with _as_store_errors(self.path):
-            await asyncio.to_thread(_scour, self.path)
 
 
 class StateLock:
@@ -207,12 +208,26 @@ def _damage_hint(path: Path) -> str:
 
 def _scour(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as link:
+        link.execute("PRAGMA synchronous = FULL")
         link.execute("PRAGMA secure_delete = ON")
-        for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-            row = link.execute(statement).fetchone()
-            # The first column says whether a reader or a writer kept the log from being emptied.
-            if row is not None and row[0]:
-                raise StoreError(f"{path}: the log could not be emptied", hint="a reader holds it; it is tried again")
+        # 1. The log holds pages as they were. Whoever reads them is met here, before the long work.
+        _empty_log(link, path)
+        # 2. A page whose rows were moved keeps copies of them in its gaps, which only a new page is without.
+        link.execute("VACUUM")
+        # 3. The log holds the new pages now, and the file still the old ones.
+        _empty_log(link, path)
+
+
+def _empty_log(link: sqlite3.Connection, path: Path) -> None:
+    for _ in range(_SCOUR_TRIES):
+        # Each try waits for the others as long as any statement does.
+        is_busy, _, _ = link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not is_busy:
+            return
+    raise StoreError(
+        f"{path} still holds bytes of what was deleted: others kept reading or writing it",
+        hint="close what has it open, and try again",
+    )
 
 
 class Pace:

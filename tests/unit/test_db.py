@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from gaiad.config import Config, StoreConfig
 from gaiad.db import APPLICATION_ID, Database, lock_state_dir
 from gaiad.errors import StoreError
-from gaiad.tables import exchange_contents, exchanges, grants, metadata
+from gaiad.tables import exchange_contents, metadata
 
 
 def config_at(path: Path, url: str = "") -> Config:
@@ -304,49 +304,58 @@ async def test_threads_that_talk_to_the_file_give_way_unless_they_hurry_and_the_
     database.pace.hurry(True)
 
 
-async def test_scouring_leaves_no_byte_of_a_deleted_row(tmp_path: Path) -> None:
-    def found(words: bytes) -> bool:
-        return any(words in file.read_bytes() for file in (tmp_path / "state").glob("gaiad.db*"))
+CANARY = b"the-canary-in-the-attic"
 
-    database = await Database.open(Config(tmp_path / "state", tmp_path / "s"))
-    try:
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(
+        file.read_bytes() for end in ("", "-wal", "-shm") if (file := path.with_name(path.name + end)).exists()
+    )
+
+
+async def with_canaries(path: Path) -> Database:
+    """A database that held rows long and short, of which every second and then every one was deleted."""
+    database = await Database.open(config_at(path))
+    row = "INSERT INTO cycles (id, adapter, started, phase, report) VALUES (?, 'a', 1, 'p', ?)"
+    async with database.write() as connection:
+        for number in range(600):
+            text = CANARY.decode() * (1 + number % 7 * (300 if number % 50 == 0 else 3))
+            await connection.exec_driver_sql(row, (f"{number:09}", text))
+    assert CANARY in bytes_of(database.path)
+    for rest in (1, 0):
         async with database.write() as connection:
-            for name, words in (("r1", "zyrcanary"), ("r2", "stays here")):
-                row = {"request_id": name, "user": "ana", "purposes": "log", "request": words * 500}
-                values = {
-                    "request_id": name,
-                    "at": 1.0,
-                    "stage": "s",
-                    "stage_reason": "r",
-                    "arm": "none",
-                    "status": 200,
-                }
-                values |= {"started": 1.0, "total_ms": 1.0, "streamed": False, "complete": True, "decision": "kept"}
-                await connection.execute(sa.insert(exchanges).values(values))
-                await connection.execute(sa.insert(exchange_contents).values(row))
-        # The search finds it where it is, in the log already.
-        assert found(b"zyrcanary")
-        async with database.write() as connection:
-            await connection.execute(sa.delete(exchange_contents).where(exchange_contents.c.request_id == "r1"))
-        assert found(b"zyrcanary")
-        await database.scour()
-        assert not found(b"zyrcanary")
-        assert found(b"stays here")
-    finally:
-        await database.close()
+            await connection.exec_driver_sql("DELETE FROM cycles WHERE id < 'kept' AND id % 2 = ?", (rest,))
+            await connection.exec_driver_sql(row, (f"kept-{rest}", "x" * 5000))
+    return database
 
 
-async def test_scouring_says_so_where_a_reader_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_scouring_leaves_no_byte_of_what_was_deleted_in_any_file_and_keeps_the_rest(tmp_path: Path) -> None:
+    database = await with_canaries(tmp_path)
+    assert CANARY in bytes_of(database.path)
+    await database.scour()
+    assert CANARY not in bytes_of(database.path)
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM cycles")).scalar_one() == 2
+        assert (await connection.exec_driver_sql("PRAGMA integrity_check")).scalar_one() == "ok"
+    await database.close()
+    assert CANARY not in bytes_of(database.path)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_scouring_says_so_where_others_stay_in_the_way_and_succeeds_once_they_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
-    database = await Database.open(Config(tmp_path / "state", tmp_path / "s"))
-    try:
-        async with database.read() as reader:
-            await reader.execute(sa.text("SELECT count(*) FROM grants"))
-            async with database.write() as connection:
-                values = {"user": "ana", "purpose": "log", "action": "grant", "source": "test", "at": 1.0}
-                await connection.execute(sa.insert(grants).values(values))
-            with pytest.raises(StoreError):
-                await database.scour()
-        await database.scour()
-    finally:
-        await database.close()
+    database = await with_canaries(tmp_path)
+    async with database.read() if kind == "read" else database.write() as connection:
+        await connection.exec_driver_sql("SELECT count(*) FROM cycles")
+        if kind == "read":
+            # What comes after the reader's view cannot leave the log while it looks.
+            async with database.write() as other:
+                await other.exec_driver_sql("DELETE FROM cycles WHERE id = 'kept-1'")
+        with pytest.raises(StoreError) as caught:
+            await database.scour()
+        assert caught.value.hint
+    await database.scour()
+    assert CANARY not in bytes_of(database.path)
+    await database.close()
