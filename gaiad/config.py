@@ -147,6 +147,14 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RedactConfig:
+    """`[redact]`: what of the owner's own is replaced before it is written down; patterns are `TYPE=REGEX`."""
+
+    names: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """`[log]`: how much, and in which form."""
 
@@ -166,6 +174,7 @@ class Config:
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     keys: KeysConfig = field(default_factory=KeysConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    redact: RedactConfig = field(default_factory=RedactConfig)
     log: LogConfig = field(default_factory=LogConfig)
     stages: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_STAGES))
     options: Mapping[str, StageOptions] = field(default_factory=dict)
@@ -204,6 +213,7 @@ _SECTIONS: Mapping[str, type] = {
     "consent": ConsentConfig,
     "keys": KeysConfig,
     "store": StoreConfig,
+    "redact": RedactConfig,
     "log": LogConfig,
 }
 _TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}

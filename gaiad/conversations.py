@@ -6,8 +6,9 @@ learned from. Consent is decided by `consent`; here it is only asked, once more 
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TypeAlias, TypedDict
 
@@ -24,6 +25,8 @@ from gaiad.erasure import Selector
 from gaiad.errors import Refuse
 from gaiad.exchange import ExchangeRecord, verdict_word
 from gaiad.grants import Grants
+from gaiad.redact import Scrubbed
+from gaiad.redact_file import load_scrubber
 from gaiad.user import user_name
 
 MAX_CORRECTION_CHARS = 200_000
@@ -76,6 +79,7 @@ class Conversations:
         self._db = db
         self._header_may_grant = db.config.consent.header_may_grant
         self.grants = grants or Grants(db)
+        self._scrubber = load_scrubber(db.config)
         self._closed: dict[Selector, float] = {}
 
     async def load(self) -> None:
@@ -95,15 +99,27 @@ class Conversations:
             StoreError: nothing of the batch was written.
         """
         allowed = [self._without_revoked(record) for record in records]
-        rows = [_metadata_row(record) for record in allowed]
-        contents = [_content_row(record) for record in allowed if record.purposes]
-        if not rows:
+        if not allowed:
             return
+        # Off the loop: looking for secrets takes its time, and replies should not wait for it.
+        scrubbed = await asyncio.to_thread(self._scrubbed, [record for record in allowed if record.purposes])
         async with self._db.write() as connection:
-            for statement, values in _statements(rows):
+            # What was revoked, or is being erased, since the look before is not kept either.
+            final = [self._without_revoked(record) for record in allowed]
+            for statement, values in _statements([_metadata_row(record) for record in final]):
                 await connection.exec_driver_sql(statement, values)
+            contents = [_content_row(record, *scrubbed[record.request_id]) for record in final if record.purposes]
             if contents:
                 await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
+
+    def _scrubbed(self, records: Sequence[ExchangeRecord]) -> dict[str, tuple[Scrubbed, Scrubbed]]:
+        """Requests and replies as they may be written down, by request id."""
+        found = {}
+        for record in records:
+            scope = scope_of(record.user, record.conversation, record.request_id)
+            parts = (self._scrubber.scrub(part, scope) for part in (record.request, record.response))
+            found[record.request_id] = next(parts), next(parts)
+        return found
 
     def hurry(self, hurries: bool) -> None:
         """Have rows written at once, even where replies then wait for a core; or not any more."""
@@ -145,12 +161,15 @@ class Conversations:
         problem = _feedback_problem(request_id, verdict, correction)
         if problem is not None:
             return problem
-        row = {"request_id": request_id, "verdict": verdict_word(verdict), "correction": correction, "at": at}
+        row: dict[str, object] = {"request_id": request_id, "verdict": verdict_word(verdict), "at": at}
         async with self._db.write() as connection:
             query = _joined().where(tables.exchanges.c.request_id == request_id)
             found = (await connection.execute(query)).mappings().one_or_none()
             problem = self._not_open_to_feedback(found)
-            if problem is None:
+            if problem is None and found is not None:
+                # As in what was said before: the same value has the same placeholder.
+                scope = scope_of(found["user"], found["conversation"], request_id)
+                row["correction"] = self._scrubber.scrub(correction, scope).value
                 await connection.execute(sa.insert(tables.feedback).values(row))
         return problem
 
@@ -264,18 +283,25 @@ def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
     )
 
 
-def _content_row(record: ExchangeRecord) -> dict[str, object]:
+def _content_row(record: ExchangeRecord, request: Scrubbed, response: Scrubbed) -> dict[str, object]:
+    counts = request.counts + response.counts
     return {
         "request_id": record.request_id,
         "user": record.user,
         "conversation": record.conversation if _storable(record.conversation or "") else None,
         "purposes": ",".join(sorted(record.purposes)),
-        "request": _dumped(record.request),
-        "response": _dumped(record.response),
+        "request": _dumped(request.value),
+        "response": _dumped(response.value),
+        "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
     }
 
 
-def _dumped(body: Mapping[str, object] | None) -> str | None:
+def scope_of(user: str | None, conversation: str | None, request_id: str) -> str:
+    """Within what one value has one placeholder: a user's conversation, else the exchange alone."""
+    return json.dumps([user, conversation or request_id])
+
+
+def _dumped(body: object) -> str | None:
     return None if body is None else json.dumps(body, separators=(",", ":"))
 
 

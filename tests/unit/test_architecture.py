@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent ending erasure idle report rollout
+        consent ending erasure idle redact redact_checks report rollout
         control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
@@ -37,7 +37,7 @@ LAYERS: dict[int, str] = {
     """,
     WORLD: """
         conversations cycles db erasures grants keyfile logs migrations migrations.env migrations.versions notify
-        registry tables
+        redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner

@@ -18,7 +18,7 @@ from gaiad.options import StageOptions
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("/etc/gaiad")
 MINIMAL = '[engine]\nbase_model = "/srv/base"\n'
-SECTIONS = ("proxy", "proxy.limits", "engine", "learning", "consent", "keys", "store", "log")
+SECTIONS = ("proxy", "proxy.limits", "engine", "learning", "consent", "keys", "store", "redact", "log")
 
 
 def parse(text: str) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -372,3 +373,23 @@ async def test_blanks_around_a_name_make_no_other_person(conversations: Conversa
     await conversations.grants.append("ana ", "log", "revoke", "test", 2.0)
     assert conversations.grants.purposes_for("ana") == await conversations.grants.granted("\nana") == frozenset()
     assert [event.user for event in await conversations.grants.history(" ana ")] == ["ana", "ana"]
+
+
+async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor_in_a_correction(
+    tmp_path: Path, conversations: Conversations
+) -> None:
+    await conversations.grants.append("ana", "train", "grant", "test", 1.0)
+    arguments = '{"to": "anna.berg\\u0040mail.example", "password": "Tr0ub4dor-3"}'
+    call = {"function": {"name": "send", "arguments": arguments}}
+    request = {"messages": [{"role": "user", "content": "mail anna.berg@mail.example"}], "x_own": ["203.0.113.77"]}
+    response = {"choices": [{"message": {"content": "done, anna.berg@mail.example", "tool_calls": [call]}}]}
+    kept = msgspec.structs.replace(record("r1", "log", "train"), request=request, response=response)
+    await conversations.keep([kept])
+    assert await conversations.add_feedback("r1", "bad", "write to anna.berg@mail.example", 2.0) is None
+    found = await conversations.exchange("r1")
+    assert found is not None
+    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())  # noqa: ASYNC240
+    for secret in (b"anna.berg", b"Tr0ub4dor-3", b"203.0.113.77"):
+        assert secret not in raw
+    mails = set(re.findall(r"\[EMAIL_[a-z]{6}\]", json.dumps(found)))
+    assert len(mails) == 1, "one address has one placeholder in the request, the reply and the correction"
