@@ -125,7 +125,7 @@ class _Daemon:
             log.warning("stage_rules_skipped", rules=skipped_text(self.rules), hint="their stages are not in [stages]")
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
-        database = await Database.open(self.config)
+        self.database = database = await Database.open(self.config)
         stack.push_async_callback(database.close)
         self.registry = Registry(database)
         self.cycles = Cycles(database)
@@ -205,6 +205,7 @@ class _Daemon:
             learner=self.learner,
             observe=self._observe,
             flush=self.recorder.flush,
+            backup=self.database.backup,
         )
 
     async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:

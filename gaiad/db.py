@@ -25,8 +25,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from gaiad import copies, tables
 from gaiad.config import Config
-from gaiad.errors import StoreError
+from gaiad.errors import Refuse, StoreError
 
 APPLICATION_ID = 0x47414941
 """`GAIA`, written into the file's header by the first migration."""
@@ -89,6 +90,33 @@ class Database:
         """
         with _as_store_errors(self.path):
             await asyncio.to_thread(_scour, self.path)
+
+    async def backup(self, target: Path, at: float) -> Refuse | None:
+        """Copy the database to the new file `target` while it is in use, and note in it where the copy lies.
+
+        Raises:
+            StoreError: the copy cannot be made; nothing is left of it.
+        """
+        refused = await asyncio.to_thread(copies.refusal, target)
+        if refused is not None:
+            return refused
+        # Before there is a copy: one that nobody knows of would outlive the erasure of what it holds.
+        async with self.write() as connection:
+            row = await connection.execute(sa.insert(tables.backups).values(at=at, path=str(target)))
+        try:
+            with _as_store_errors(self.path):
+                refused = await asyncio.to_thread(copies.copy_database, self.path, target, BUSY_TIMEOUT_MS / 1000)
+        except StoreError:
+            await self._forget_backup(row)
+            raise
+        if refused is not None:
+            await self._forget_backup(row)
+        return refused
+
+    async def _forget_backup(self, row: sa.CursorResult[Any]) -> None:
+        async with self.write() as connection:
+            (number,) = row.inserted_primary_key or (None,)
+            await connection.execute(sa.delete(tables.backups).where(tables.backups.c.id == number))
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -36,7 +36,8 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        conversations cycles db grants keyfile logs migrations migrations.env migrations.versions notify registry tables
+        conversations copies cycles db grants keyfile logs migrations migrations.env migrations.versions notify registry
+        tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -54,8 +55,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges cli.keys
-        cli.main cli.output cli.stages cli.status cli.train
+        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.exchanges
+        cli.keys cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train
