@@ -73,7 +73,7 @@ class Conversations:
 
     def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant
+        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self.grants = grants or Grants(db)
 
     async def load(self) -> None:

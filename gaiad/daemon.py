@@ -126,6 +126,10 @@ class _Daemon:
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
         self.database = database = await Database.open(self.config)
+        for one in database.set_aside:
+            log.error(
+                "database_set_aside", path=one.path, lost=one.lost, hint="see Damaged store in docs/operations.md"
+            )
         stack.push_async_callback(database.close)
         self.registry = Registry(database)
         self.cycles = Cycles(database)
@@ -241,7 +245,12 @@ class _Daemon:
             snapshot=self.registry.snapshot,
             active_not_loaded=self.registry.active_not_loaded,
             learning=self.learner.status(),
-            store={**store, "dropped": recorder.dropped, "failed": recorder.failed},
+            store={
+                **store,
+                "dropped": recorder.dropped,
+                "failed": recorder.failed,
+                "set_aside": [{"path": one.path, "at": one.at, "lost": one.lost} for one in self.database.set_aside],
+            },
             first_start=self.first_start,
         )
 
