@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +58,87 @@ async def test_a_damaged_store_is_set_aside_at_the_start_and_the_daemon_serves_a
         assert f"set aside: {told['path']} (lost: grants" in (await gaiadctl(home, "status"))[1]
     assert "database_set_aside" in (home.folder / "gaiad.log").read_text()
     assert list(store.parent.glob("gaiad.db.damaged-*")) == [Path(told["path"])]
+
+
+async def store_of(home: Home) -> Any:
+    return (await status(home))["store"]
+
+
+async def test_a_full_disk_fails_the_recording_and_no_request_until_there_is_space_again(home: Home) -> None:
+    async with daemon(home) as child:
+        await until(lambda: healthy(home))
+        assert (await chat(home))[0] == 200
+        await until(lambda: written(home, 1))
+        limit = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
+        # No file of the daemon's can grow beyond this, its log neither.
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
+        assert (await chat(home))[0] == 200
+        await until(lambda: in_state(home, "failing"))
+        assert (await chat(home))[0] == 200
+        assert await healthy(home)
+        await until(lambda: failed(home, 2))
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, limit)
+        assert (await chat(home))[0] == 200
+        await until(lambda: in_state(home, "ok"))
+        await until(lambda: written(home, 2))
+        assert child.returncode is None
+
+
+async def test_a_store_locked_for_long_fails_the_recording_and_no_request_until_it_is_free(home: Home) -> None:
+    async with daemon(home):
+        await until(lambda: healthy(home))
+        with closing(sqlite3.connect(home.folder / "state/gaiad.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert (await chat(home))[0] == 200
+            await until(lambda: in_state(home, "retrying"))
+            assert (await chat(home))[0] == 200
+            await until(lambda: in_state(home, "failing"), within_s=60)
+            assert (await chat(home))[0] == 200
+            other.execute("ROLLBACK")
+        await until(lambda: in_state(home, "ok"))
+        await until(lambda: written(home, 1))
+
+
+async def test_a_store_damaged_while_in_use_fails_the_recording_and_no_request_and_the_next_start_records(
+    home: Home,
+) -> None:
+    store = home.folder / "state/gaiad.db"
+    async with daemon(home):
+        await until(lambda: healthy(home))
+        assert (await chat(home))[0] == 200
+        await until(lambda: written(home, 1))
+        scribble_over(store)
+        assert (await chat(home))[0] == 200
+        await until(lambda: in_state(home, "failing"))
+        assert (await chat(home))[0] == 200
+        assert await healthy(home)
+    async with daemon(home):
+        await until(lambda: healthy(home))
+        assert (await store_of(home))["set_aside"]
+        assert (await chat(home))[0] == 200
+        await until(lambda: written(home, 1))
+        assert await in_state(home, "ok")
+    assert "Traceback" not in (home.folder / "gaiad.log").read_text()
+
+
+def scribble_over(store: Path) -> None:
+    """Overwrite every page but the first, and have all who read the file look again."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as link:
+        link.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = store.stat().st_size
+        with store.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (size - 4096))
+        link.execute("PRAGMA user_version = 1")
+
+
+async def in_state(home: Home, state: str) -> bool:
+    return bool((await store_of(home))["state"] == state)
+
+
+async def written(home: Home, least: int) -> bool:
+    return bool((await store_of(home))["written"] >= least)
+
+
+async def failed(home: Home, least: int) -> bool:
+    return bool((await store_of(home))["failed"] >= least)
