@@ -77,7 +77,7 @@ class Conversations:
 
     def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant
+        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self.grants = grants or Grants(db)
         self._scrubber = load_scrubber(db.config)
         self._closed: dict[Selector, float] = {}

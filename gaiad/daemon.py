@@ -127,7 +127,11 @@ class _Daemon:
             log.warning("stage_rules_skipped", rules=skipped_text(self.rules), hint="their stages are not in [stages]")
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
-        database = await Database.open(self.config)
+        self.database = database = await Database.open(self.config)
+        for one in database.set_aside:
+            log.error(
+                "database_set_aside", path=one.path, lost=one.lost, hint="see Damaged store in docs/operations.md"
+            )
         stack.push_async_callback(database.close)
         self.registry = Registry(database)
         self.cycles = Cycles(database)
@@ -219,6 +223,7 @@ class _Daemon:
             eraser=self.eraser,
             observe=self._observe,
             flush=self.recorder.flush,
+            backup=self.database.backup,
         )
 
     async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:
@@ -254,7 +259,12 @@ class _Daemon:
             snapshot=self.registry.snapshot,
             active_not_loaded=self.registry.active_not_loaded,
             learning=self.learner.status(),
-            store={**store, "dropped": recorder.dropped, "failed": recorder.failed},
+            store={
+                **store,
+                "dropped": recorder.dropped,
+                "failed": recorder.failed,
+                "set_aside": [{"path": one.path, "at": one.at, "lost": one.lost} for one in self.database.set_aside],
+            },
             first_start=self.first_start,
         )
 

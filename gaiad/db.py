@@ -1,7 +1,8 @@
 """The database file: opened, checked, migrated; and the lock that keeps a second daemon away.
 
 Every commit is durable when it returns (WAL with `synchronous=FULL`), deleted content is overwritten
-(`secure_delete`). It knows nothing of what the rows mean, and never repairs or replaces a file that it cannot read.
+(`secure_delete`). It knows nothing of what the rows mean, and never repairs or overwrites a damaged file: that is set
+aside, and a fresh one made.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+import alembic.script
 import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from gaiad import aside, copies, tables
 from gaiad.config import Config
-from gaiad.errors import StoreError
+from gaiad.errors import Refuse, StoreError
 
 APPLICATION_ID = 0x47414941
 """`GAIA`, written into the file's header by the first migration."""
@@ -45,18 +48,27 @@ class Database:
         self.path = path
         self.engine = engine
         self.pace = pace
+        self.set_aside: tuple[aside.SetAside, ...] = ()
         self._writer = engine.execution_options(gaiad_write=True)
+
+    @property
+    def grants_lost(self) -> bool:
+        """Whether a revocation may be among what was lost, for as long as the damaged file is kept."""
+        return any("grants" in (one.lost or ()) for one in self.set_aside)
 
     @classmethod
     async def open(cls, config: Config) -> Database:
         """Create or check the file, migrate it to the newest shape, and return it ready.
 
+        A damaged one is set aside first, and what it can still tell is copied into the fresh one.
+
         Raises:
-            StoreError: the file cannot be made, read, trusted or migrated; it is left as it was.
+            StoreError: the file cannot be made, read, trusted, set aside or migrated; it is left as it was.
         """
         path = _database_path(config)
         _make_private(config.state_dir, path)
         await asyncio.to_thread(_inspect, path)
+        _make_private(config.state_dir, path)
         engine = create_async_engine(
             sa.URL.create("sqlite+aiosqlite", database=str(path)),
             connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
@@ -72,6 +84,8 @@ class Database:
         try:
             async with database.write() as connection:
                 await connection.run_sync(_migrate)
+            with _as_store_errors(path):
+                database.set_aside = await asyncio.to_thread(aside.salvage, path)
         except BaseException:
             await engine.dispose()
             raise
@@ -89,6 +103,33 @@ class Database:
         """
         with _as_store_errors(self.path):
             await asyncio.to_thread(_scour, self.path)
+
+    async def backup(self, target: Path, at: float) -> Refuse | None:
+        """Copy the database to the new file `target` while it is in use, and note in it where the copy lies.
+
+        Raises:
+            StoreError: the copy cannot be made; nothing is left of it.
+        """
+        refused = await asyncio.to_thread(copies.refusal, target)
+        if refused is not None:
+            return refused
+        # Before there is a copy: one that nobody knows of would outlive the erasure of what it holds.
+        async with self.write() as connection:
+            row = await connection.execute(sa.insert(tables.backups).values(at=at, path=str(target)))
+        try:
+            with _as_store_errors(self.path):
+                refused = await asyncio.to_thread(copies.copy_database, self.path, target, BUSY_TIMEOUT_MS / 1000)
+        except StoreError:
+            await self._forget_backup(row)
+            raise
+        if refused is not None:
+            await self._forget_backup(row)
+        return refused
+
+    async def _forget_backup(self, row: sa.CursorResult[Any]) -> None:
+        async with self.write() as connection:
+            (number,) = row.inserted_primary_key or (None,)
+            await connection.execute(sa.delete(tables.backups).where(tables.backups.c.id == number))
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -187,23 +228,66 @@ def _make_private(state_dir: Path, path: Path) -> None:
 
 
 def _inspect(path: Path) -> None:
-    """Look before writing: a broken or foreign file is refused with not one byte of it changed."""
-    if path.stat().st_size == 0:
-        return
-    with _as_store_errors(path), contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
-        link.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        found = link.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise StoreError(f"{path} is damaged: {found}", hint=_damage_hint(path))
-        tables = link.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables and link.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise StoreError(
-                f"{path} is a database of another program", hint="set store.url or state_dir to a place of gaiad's own"
-            )
+    """Look before writing: a foreign file is refused with not one byte of it changed, a damaged one is set aside."""
+    try:
+        aside.finish_move(path)
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with _as_store_errors(path):
+            if not _is_whole(path):
+                _refuse_what_is_not_ours(path)
+                aside.set_aside(path, aside.standing(path))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read or set aside: {error.strerror}", hint=_PERMISSION_HINT) from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
+            link.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            if link.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                return False
+            tables = link.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            if tables and link.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise _foreign(path)
+    except sqlite3.DatabaseError as error:
+        # Anything else, such as a lock or a disk that does not answer, says nothing of the file.
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return False
+        raise
+    return True
+
+
+def _refuse_what_is_not_ours(damaged: Path) -> None:
+    # 1. Another program's file is not ours to move. Without a header nobody can tell whose it was.
+    with damaged.open("rb") as file:
+        header = file.read(100)
+    if header.startswith(b"SQLite format 3\0") and header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+        raise _foreign(damaged)
+    # 2. Nor can what a newer gaiad wrote be copied by this one.
+    revision = aside.newest_revision(damaged)
+    if revision is not None:
+        try:
+            alembic.script.ScriptDirectory.from_config(_migrations()).get_revision(revision)
+        except alembic.util.CommandError as error:
+            raise _newer(error) from error
+
+
+def _foreign(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is a database of another program", hint="set store.url or state_dir to a place of gaiad's own"
+    )
+
+
+def _newer(error: alembic.util.CommandError) -> StoreError:
+    return StoreError(
+        f"the database cannot be migrated: {error}",
+        hint="it was probably written by a newer gaiad: install that one, or restore an older backup",
+    )
 
 
 def _damage_hint(path: Path) -> str:
-    return f"restore a backup, or move {path} (and -wal, -shm beside it) aside and start again; nothing was changed"
+    return f"start gaiad again: it sets {path} aside and keeps what can be read; or restore a backup"
 
 
 def _scour(path: Path) -> None:
@@ -289,17 +373,19 @@ def _on_begin(connection: sa.Connection) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    settings = alembic.config.Config()
-    settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    settings.set_main_option("path_separator", "os")
+    settings = _migrations()
     settings.attributes["connection"] = connection
     try:
         alembic.command.upgrade(settings, "head")
     except alembic.util.CommandError as error:
-        raise StoreError(
-            f"the database cannot be migrated: {error}",
-            hint="it was probably written by a newer gaiad: install that one, or restore an older backup",
-        ) from error
+        raise _newer(error) from error
+
+
+def _migrations() -> alembic.config.Config:
+    settings = alembic.config.Config()
+    settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    return settings
 
 
 @contextlib.contextmanager

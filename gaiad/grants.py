@@ -23,7 +23,8 @@ class Grants:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant
+        # A revocation may be among grants that were lost: nobody's header is believed then.
+        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self._histories: dict[str, tuple[GrantEvent, ...]] = {}
         self._standings: dict[str, Standing] = {}
         self._loaded = False

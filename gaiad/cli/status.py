@@ -135,7 +135,11 @@ def _learning_line(learning: Part) -> str:
 def _store_line(store: Part) -> str:
     counts = f"{store.get('written', 0)} written, {store.get('dropped', 0)} dropped, {store.get('failed', 0)} failed"
     state = store.get("state")
-    return f"{state}, {counts}" if state else counts
+    damaged = [
+        f"damaged and set aside: {one.get('path')} (lost: {', '.join(one.get('lost') or ()) or 'exchanges only'})"
+        for one in store.get("set_aside") or ()
+    ]
+    return "; ".join([f"{state}, {counts}" if state else counts, *damaged])
 
 
 def _took(row: Part, now: float) -> str:

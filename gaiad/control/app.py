@@ -86,6 +86,9 @@ class Commands(Protocol):
     async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
         """Attach a verdict, and possibly the right answer, to an exchange."""
 
+    async def backup(self, target: Path) -> Answer:
+        """Copy the store to a new file."""
+
 
 COMMANDS: web.AppKey[Commands] = web.AppKey("commands", Commands)
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -207,6 +210,13 @@ async def _feedback(request: web.Request) -> web.Response:
     return _answered(answer)
 
 
+async def _backup(request: web.Request) -> web.Response:
+    target = Path(_text(await _body(request, "path"), "path"))
+    if not target.is_absolute() or not target.name:
+        raise _bad_request("'path' must be an absolute path of a file", "the daemon has a working directory of its own")
+    return _answered(await request.app[COMMANDS].backup(target))
+
+
 ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/status", _status),
     web.post("/train", _train),
@@ -223,6 +233,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/exchanges", _exchanges),
     web.get("/exchanges/{id}", _exchange),
     web.post("/feedback", _feedback),
+    web.post("/backup", _backup),
 )
 
 

@@ -77,6 +77,7 @@ class DaemonCommands:
         eraser: Eraser,
         observe: Callable[[], World],
         flush: Callable[[], Awaitable[None]],
+        backup: Callable[[Path, float], Awaitable[Refuse | None]],
     ) -> None:
         self._config = config
         self._registry = registry
@@ -86,6 +87,7 @@ class DaemonCommands:
         self._eraser = eraser
         self._observe = observe
         self._flush = flush
+        self._backup = backup
 
     async def status(self) -> Reply:
         """Everything `gaiadctl status` shows."""
@@ -177,6 +179,13 @@ class DaemonCommands:
         await self._flush()
         refused = await self._conversations.add_feedback(request_id, verdict, correction, time.time())
         return refused if refused is not None else {"request_id": request_id, "noted": True}
+
+    async def backup(self, target: Path) -> Answer:
+        """Copy the store, with all that was answered until now."""
+        await self._flush()
+        at = time.time()
+        refused = await self._backup(target, at)
+        return refused if refused is not None else {"path": str(target), "at": at}
 
     def _adapter(self, name: AdapterName) -> dict[str, object]:
         snapshot = self._registry.snapshot

@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from gaiad.cli.output import DONE, FAILED, INTERRUPTED, NO_DAEMON, REFUSED, USAGE
@@ -116,6 +117,11 @@ class Notebook:
 
     async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
         return {"noted": True}
+
+    async def backup(self, target: Path) -> Answer:
+        if target.name == "there.db":
+            return Refuse(f"{target} exists already", "name another")
+        return {"path": str(target), "at": 1.0}
 
 
 @pytest.fixture
@@ -313,6 +319,21 @@ def test_every_route_stands_on_its_page() -> None:
     documented = set(re.findall(r"^### `(GET|POST) (/[^`?]*)", page, flags=re.MULTILINE))
     assert documented == {(route.method, route.path) for route in ROUTES}
     assert len(make_app(Notebook()).router.routes()) >= len(ROUTES)
+
+
+async def test_a_backup_is_made_where_the_caller_stands_and_refused_over_a_file(
+    path: Path, notebook: Notebook, tmp_path: Path
+) -> None:
+    code, said, _ = await gaiadctl(path, "backup", "copy.db", "--json")
+    assert (code, json.loads(said)["path"]) == (DONE, str(ROOT / "copy.db"))
+    code, _, complaint = await gaiadctl(path, "backup", str(tmp_path / "there.db"))
+    assert (code, "exists already" in complaint) == (REFUSED, True)
+    for bad in ("copy.db", "/", "", 5):
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as client,
+            client.post("http://gaiad/backup", json={"path": bad}) as reply,
+        ):
+            assert reply.status == 400, bad
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        conversations cycles db erasures grants keyfile logs migrations migrations.env migrations.versions notify
-        redact_file registry tables
+        aside conversations copies cycles db erasures grants keyfile logs migrations migrations.env migrations.versions
+        notify redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -55,8 +55,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.client cli.command cli.config cli.consent cli.curriculum cli.erase cli.exchanges
-        cli.keys cli.main cli.output cli.stages cli.status cli.train
+        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
+        cli.exchanges cli.keys cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -16,9 +19,10 @@ import pytest
 import sqlalchemy as sa
 
 from gaiad.config import Config, StoreConfig
+from gaiad.copies import copy_database
 from gaiad.db import APPLICATION_ID, Database, lock_state_dir
-from gaiad.errors import StoreError
-from gaiad.tables import exchange_contents, metadata
+from gaiad.errors import Refuse, StoreError
+from gaiad.tables import backups, cycles, exchange_contents, metadata
 
 
 def config_at(path: Path, url: str = "") -> Config:
@@ -108,35 +112,21 @@ async def test_a_store_url_that_cannot_be_used_is_refused_without_repeating_a_pa
     assert "secret" not in str(caught.value)
 
 
-async def damaged(tmp_path: Path, kind: str) -> Path:
+@pytest.mark.parametrize("how", ["whole", "damaged"])
+async def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, how: str) -> None:
     path = tmp_path / "gaiad.db"
-    if kind == "not a database":
-        path.write_bytes(b"this was never a database\n" * 400)
-        return path
-    if kind == "foreign":
-        with sqlite3.connect(path) as link:
-            link.execute("CREATE TABLE songs (name TEXT)")
-        link.close()
-        return path
-    database = await Database.open(config_at(tmp_path))
-    await database.close()
-    whole = path.read_bytes()
-    if kind == "torn":
-        path.write_bytes(whole[: len(whole) // 2 + 100])
-    else:
-        path.write_bytes(whole[:8192] + b"\xff" * 12288 + whole[20480:])
-    return path
-
-
-@pytest.mark.parametrize("kind", ["not a database", "foreign", "torn", "scribbled over"])
-async def test_a_damaged_or_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
-    path = await damaged(tmp_path, kind)
+    with contextlib.closing(sqlite3.connect(path)) as link:
+        link.execute("CREATE TABLE songs (name TEXT)")
+        link.commit()
+    if how == "damaged":
+        path.write_bytes(path.read_bytes()[:5000])
     before = path.read_bytes()
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(StoreError, match="another program") as caught:
         await Database.open(config_at(tmp_path))
     assert str(path) in caught.value.message
     assert caught.value.hint
     assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["gaiad.db"]
 
 
 async def test_a_database_of_a_newer_gaiad_is_refused(tmp_path: Path) -> None:
@@ -203,7 +193,7 @@ async def test_a_file_locked_by_another_program_is_a_store_error_with_a_hint(
 HOLD = """
 import pathlib, sys
 from gaiad.db import lock_state_dir
-from gaiad.errors import StoreError
+from gaiad.errors import Refuse, StoreError
 try:
     lock = lock_state_dir(pathlib.Path(sys.argv[1]))
 except StoreError as error:
@@ -358,4 +348,77 @@ async def test_scouring_says_so_where_others_stay_in_the_way_and_succeeds_once_t
         assert caught.value.hint
     await database.scour()
     assert CANARY not in bytes_of(database.path)
+    await database.close()
+
+
+async def noted_copies(database: Database) -> list[str]:
+    async with database.read() as connection:
+        return [row.path for row in await connection.execute(sa.select(backups.c.path))]
+
+
+async def write_cycle(database: Database, number: int) -> None:
+    async with database.write() as connection:
+        await connection.execute(sa.insert(cycles).values(id=f"{number:09}", adapter="a", started=1, phase="p"))
+
+
+async def test_a_copy_made_while_rows_are_written_is_a_whole_private_database_that_opens(tmp_path: Path) -> None:
+    database = await with_canaries(tmp_path / "state")
+    target, stop = tmp_path / "copy.db", asyncio.Event()
+
+    async def keep_writing() -> int:
+        number = 0
+        while not stop.is_set():
+            await write_cycle(database, number)
+            number += 1
+        return number
+
+    async with asyncio.TaskGroup() as group:
+        writing = group.create_task(keep_writing())
+        for name in ("copy.db", "second.db"):
+            assert await database.backup(tmp_path / name, 5.0) is None
+        stop.set()
+    assert await noted_copies(database) == [str(target), str(tmp_path / "second.db")]
+    await database.close()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["copy.db", "second.db", "state"]
+    # Nothing of what was deleted before is in it, and of what was being written a beginning without holes.
+    assert CANARY not in target.read_bytes()
+    copy = await Database.open(config_at(tmp_path / "other", f"sqlite+aiosqlite:///{target}"))
+    async with copy.read() as connection:
+        found = [row.id for row in await connection.execute(sa.text("SELECT id FROM cycles WHERE id < 'k' ORDER BY 1"))]
+    assert found == [f"{number:09}" for number in range(len(found))]
+    assert len(found) <= writing.result()
+    assert await noted_copies(copy) == [str(target)]
+    await copy.close()
+
+
+@pytest.mark.parametrize("name", ["there.db", "link.db", "half.db", "missing/copy.db"])
+async def test_a_copy_never_replaces_a_file_and_one_that_is_refused_is_not_noted(tmp_path: Path, name: str) -> None:
+    database = await Database.open(config_at(tmp_path / "state"))
+    (tmp_path / "there.db").write_text("mine")
+    (tmp_path / "half.db.partial").write_text("mine")
+    (tmp_path / "link.db").symlink_to("nowhere")
+    refused = await database.backup(tmp_path / name, 5.0)
+    assert isinstance(refused, Refuse)
+    assert refused.hint
+    assert await noted_copies(database) == []
+    await database.close()
+    assert (tmp_path / "there.db").read_text() == (tmp_path / "half.db.partial").read_text() == "mine"
+
+
+async def test_a_copy_that_does_not_fit_leaves_nothing_behind_and_the_database_goes_on(tmp_path: Path) -> None:
+    database = await with_canaries(tmp_path / "state")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"copy\.db"):
+            await asyncio.to_thread(copy_database, database.path, tmp_path / "copy.db", 1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["state"]
+    (tmp_path / ("x" * 250)).touch()
+    with pytest.raises(StoreError, match="cannot be made"):
+        await database.backup(tmp_path / ("y" * 250), 5.0)
+    assert await noted_copies(database) == []
+    await write_cycle(database, 1)
     await database.close()
