@@ -7,8 +7,10 @@ kind of fault is left, since aiohttp would quote its headers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 from aiohttp import web
@@ -30,7 +32,7 @@ def configure(config: LogConfig) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _Unfailing(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     root = logging.StreamHandler(sys.stderr)
@@ -42,6 +44,24 @@ def configure(config: LogConfig) -> None:
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[root], force=True)
     logging.getLogger("aiohttp.server").addFilter(_without_what_was_sent)
+
+
+class _Unfailing:
+    """A stream whose lines are lost where they cannot be written: a full disk of the log must not end serving."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Push it on, if it goes."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _without_what_was_sent(record: logging.LogRecord) -> bool:

@@ -19,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from gaiad.control.listener import Listener
+from gaiad.control.metrics import CONTENT_TYPE, metrics_of
 from gaiad.errors import AdapterError, ConfigError, CurriculumError, DatasetError, GaiadError, NotYet, Refuse
 from gaiad.exchange import verdict_word
 
@@ -123,6 +124,12 @@ async def _status(request: web.Request) -> web.Response:
     return _json(200, await request.app[COMMANDS].status())
 
 
+async def _metrics(request: web.Request) -> web.Response:
+    store = (await request.app[COMMANDS].status()).get("store")
+    text = metrics_of(store if isinstance(store, Mapping) else {})
+    return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
 async def _train(request: web.Request) -> web.Response:
     body = await _body(request, "adapter", "profile", "force")
     answer = await request.app[COMMANDS].train(
@@ -219,6 +226,7 @@ async def _backup(request: web.Request) -> web.Response:
 
 ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/status", _status),
+    web.get("/metrics", _metrics),
     web.post("/train", _train),
     web.post("/cancel", _cancel),
     web.get("/cycles", _cycles),

@@ -321,6 +321,15 @@ def test_every_route_stands_on_its_page() -> None:
     assert len(make_app(Notebook()).router.routes()) >= len(ROUTES)
 
 
+async def test_the_counters_are_text_for_prometheus(path: Path, notebook: Notebook) -> None:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as client,
+        client.get("http://gaiad/metrics") as reply,
+    ):
+        assert (reply.status, reply.headers["Content-Type"]) == (200, "text/plain; version=0.0.4")
+        assert "gaiad_store_written_total 0\n" in await reply.text()
+
+
 async def test_a_backup_is_made_where_the_caller_stands_and_refused_over_a_file(
     path: Path, notebook: Notebook, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ async def test_a_full_disk_fails_the_recording_and_no_request_until_there_is_spa
         await until(lambda: written(home, 1))
         limit = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
         # No file of the daemon's can grow beyond this, its log neither.
-        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (100, limit[1]))
         assert (await chat(home))[0] == 200
         await until(lambda: in_state(home, "failing"))
         assert (await chat(home))[0] == 200

@@ -26,7 +26,7 @@ LAYERS: dict[int, str] = {
     """,
     PURE: """
         consent ending erasure idle redact redact_checks report rollout
-        control.status
+        control.metrics control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
