@@ -27,7 +27,9 @@ _PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _DEEPEST = 3
-_KEYS = {"id", "type", "pattern", "needs", "check"}
+_KEYS = {"id", "type", "pattern", "needs", "check", "digits"}
+_DIGITS = re.compile(r"\d(?:[ ().,/-]{0,3}\d){3}")
+_REMEMBERED = 20_000
 _HINT = "mend the rule that it names"
 
 Check = Callable[[re.Match[str]], "tuple[int, int] | None"]
@@ -36,13 +38,21 @@ _Span = tuple[int, int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One pattern. `needs`: one of these must be in the lower-cased text; group `v`, else all, is what goes."""
+    """One pattern; its group `v`, else all that it matches, is what goes.
+
+    It is tried only where one of `needs` is in the lower-cased text and, for `digits`, four digits are close together.
+    """
 
     id: str
     type: str
     pattern: re.Pattern[str]
     needs: tuple[str, ...] = ()
     check: Check | None = None
+    digits: bool = False
+
+    def may_match(self, low: str, has_digits: bool) -> bool:
+        """Whether it is worth trying."""
+        return (has_digits or not self.digits) and (not self.needs or any(one in low for one in self.needs))
 
     def spans(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Where what it finds is said, and from where to where it stands."""
@@ -129,6 +139,7 @@ def _rule(row: Mapping[str, object]) -> Rule:
         re.compile(str(row["pattern"])),
         tuple(str(one).lower() for one in needs),
         CHECKS[str(check)] if check is not None else None,
+        digits=row.get("digits") is True,
     )
 
 
@@ -138,6 +149,7 @@ class Scrubber:
     def __init__(self, rules: Rules, key: bytes) -> None:
         self._rules = rules
         self._key = key
+        self._clean: dict[bytes, None] = {}
 
     def scrub(self, value: object, scope: str) -> Scrubbed:
         """Scrub texts at any depth, the names of fields too; one value has one placeholder within `scope`."""
@@ -170,6 +182,18 @@ class Scrubber:
         return self._scrubbed(value, scope, counts)
 
     def _text(self, text: str, scope: str, counts: Counter[str]) -> str:
+        # Prompts are said again with each request: of a text in which nothing was found a digest is remembered.
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in self._clean:
+            return text
+        cleaned = self._searched(text, scope, counts)
+        if cleaned == text:
+            if len(self._clean) >= _REMEMBERED:
+                self._clean.clear()
+            self._clean[digest] = None
+        return cleaned
+
+    def _searched(self, text: str, scope: str, counts: Counter[str]) -> str:
         if "base64," in text:
             text = _MEDIA.sub(lambda match: self._placeholder("MEDIA", match[0], scope, counts), text)
         # What stands around a placeholder may come to match, so it is looked again until nothing is found: each time
@@ -183,9 +207,9 @@ class Scrubber:
         spans: list[_Span] = []
         taken = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
         for view, places in _views(text):
-            low = view.lower()
+            low, has_digits = view.lower(), _DIGITS.search(view) is not None
             for rule in self._rules.rules:
-                if rule.needs and not any(one in low for one in rule.needs):
+                if not rule.may_match(low, has_digits):
                     continue
                 for said, start, end in rule.spans(view):
                     at, first, last = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from gaiad.cli.command import Context, Subcommands, add, add_group
-from gaiad.cli.output import age, table
+from gaiad.cli.erase import erase_named
+from gaiad.cli.output import DONE, age, table
 from gaiad.errors import Refuse
 
 PURPOSES = ("log", "train", "evaluate")
@@ -21,7 +22,11 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         parser = add(group, common, action, _change, text)
         parser.add_argument("user", metavar="USER")
         parser.add_argument("--purpose", required=True, choices=PURPOSES, help="train and evaluate each include log")
-        parser.set_defaults(action=action)
+        parser.set_defaults(action=action, erase=False)
+        if action == "revoke":
+            parser.add_argument(
+                "--erase", action="store_true", help="erase what was kept of the user so far, as gaiadctl erase does"
+            )
     add(group, common, "show", _show, "Show what a user allows now.").add_argument("user", metavar="USER")
     add(group, common, "history", _history, "Show each grant and revocation.").add_argument("user", metavar="USER")
 
@@ -30,7 +35,11 @@ def _change(args: argparse.Namespace, context: Context) -> int:
     answer = context.client().post("consent", user=args.user, purpose=args.purpose, action=args.action)
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
-    return context.terminal.show(answer, _allowed(args.user, answer.get("granted")))
+    # 1. Programs get one answer, the erasure's report. 2. Erased once nothing more is kept: what comes later is not.
+    code = DONE
+    if not (args.erase and context.terminal.as_json):
+        code = context.terminal.show(answer, _allowed(args.user, answer.get("granted")))
+    return erase_named("user", args.user, context) if args.erase else code
 
 
 def _show(args: argparse.Namespace, context: Context) -> int:

@@ -28,13 +28,16 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
 def _erase(args: argparse.Namespace, context: Context) -> int:
     kinds = ("user", "conversation", "exchange")
     kind = next(kind for kind in kinds if getattr(args, kind) is not None)
-    answer = context.client().post(
-        "erase", timeout_s=_PATIENCE_S, kind=kind, name=getattr(args, kind), dry_run=args.dry_run or None
-    )
+    return erase_named(kind, getattr(args, kind), context, dry_run=args.dry_run)
+
+
+def erase_named(kind: str, name: str, context: Context, *, dry_run: bool = False) -> int:
+    """Have the daemon erase what is named, show the report, and return the exit code."""
+    answer = context.client().post("erase", timeout_s=_PATIENCE_S, kind=kind, name=name, dry_run=dry_run or None)
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
-    code = context.terminal.show(answer, "\n".join(_lines(answer, done=not args.dry_run)))
-    return code if args.dry_run or answer.get("signed_off") else FAILED
+    code = context.terminal.show(answer, "\n".join(_lines(answer, done=not dry_run)))
+    return code if dry_run or answer.get("signed_off") else FAILED
 
 
 def _lines(report: dict[str, object], *, done: bool) -> list[str]:

@@ -208,6 +208,8 @@ async def test_an_erasure_is_reported_and_listed(path: Path, notebook: Notebook)
     assert (await gaiadctl(path, "erase", "--exchange", "dirty"))[0] == FAILED
     assert (await gaiadctl(path, "erase", "--user", "busy"))[0] == REFUSED
     assert (await gaiadctl(path, "erase"))[0] == USAGE
+    code, page, _ = await gaiadctl(path, "consent", "revoke", "ada", "--purpose", "log", "--erase")
+    assert (code, "ada allows nothing" in page, "erased 1 exchanges" in page) == (DONE, True, True)
     _, page, _ = await gaiadctl(path, "erasures")
     assert re.search(r"erasure-1 .* user ada +done +2 +0 +no", page)
 
