@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Coroutine, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +48,9 @@ from gaiad.schedule import run_schedule
 
 log = structlog.get_logger()
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that looks through what is kept may hold the interpreter while the loop wants it: Python's own 5 ms
+would stand in the way of replies."""
 _HOUR_S = 3600.0
 _DAY_S = 86400.0
 _STATUS_S = 5.0
@@ -106,6 +110,7 @@ class _Daemon:
             log.info("listening", proxy=self.config.proxy.listen, control=str(self.config.control_socket))
             self.notifier.ready(self._line())
             _settle_memory()
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
             async with asyncio.TaskGroup() as group:
                 tasks = {name: group.create_task(self._lasting(name, task), name=name) for name, task in self._loops()}
                 await self.stop.wait()
