@@ -29,7 +29,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.load import targets as kinds
-from bench.load.command import Place, carried_out
+from bench.load.command import Place, carried_out, round_options
 from bench.load.figures import as_json, table, verdicts
 from bench.load.rounds import Rounds
 from bench.load.targets import CONSENTED, DIRECT, NAMES, LeftOut, Target
@@ -158,15 +158,9 @@ def print_table(
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of each way of asking, for each target, in each round")
     others = [name for name in NAMES if name != DIRECT]
     parser.add_argument("--only", nargs="+", choices=others, default=others, help="besides direct, which always runs")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds must be at least 1")
-    return options
+    return round_options(parser, arguments, seconds_of="target")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

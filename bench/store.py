@@ -36,7 +36,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.load import targets as kinds
-from bench.load.command import Place, carried_out
+from bench.load.command import Place, carried_out, round_options
 from bench.load.errors import CannotMeasure
 from bench.load.figures import Spread, spread
 from bench.load.rounds import Rounds, Way
@@ -229,13 +229,7 @@ def as_json(measured: Sequence[dict[str, Figures]], sample: Soon, whole: bool) -
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of each way of asking, for each daemon, in each round")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds must be at least 1")
-    return options
+    return round_options(parser, arguments, seconds_of="daemon")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from gaiad.disk import sync, write_private
 from gaiad.errors import StoreError
 
 TABLES = ("grants", "adapter_versions", "adapter_events", "cycles", "erasures", "backups")
@@ -72,7 +73,7 @@ def finish_move(database: Path) -> None:
         for end in _ENDS:
             with contextlib.suppress(FileNotFoundError):
                 database.with_name(database.name + end).rename(target.with_name(target.name + end))
-        _sync(database.parent)
+        sync(database.parent)
 
 
 def note(database: Path, found: Sequence[SetAside]) -> None:
@@ -81,13 +82,7 @@ def note(database: Path, found: Sequence[SetAside]) -> None:
     if not found:
         path.unlink(missing_ok=True)
         return
-    fresh = path.with_name(f"{path.name}.new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump([asdict(one) for one in found], file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    _sync(path.parent)
+    write_private(path, json.dumps([asdict(one) for one in found]).encode())
 
 
 def salvage(database: Path) -> tuple[SetAside, ...]:
@@ -189,11 +184,3 @@ def _free_name(database: Path, at: float) -> Path:
 
 def _note(database: Path) -> Path:
     return database.with_name(f"{database.name}.set-aside.json")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

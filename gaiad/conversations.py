@@ -75,10 +75,10 @@ class CorrectedRow(TypedDict):
 class Conversations:
     """Sole writer of exchanges and feedback; `grants` says what may be kept. `load` once, before the first request."""
 
-    def __init__(self, db: Database, grants: Grants | None = None) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
         self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
-        self.grants = grants or Grants(db)
+        self.grants = Grants(db)
         self._scrubber = load_scrubber(db.config)
         self._closed: dict[Selector, float] = {}
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from gaiad.disk import sync
 from gaiad.errors import Refuse, StoreError
 
 _HINT = "name a place with space left that gaiad may write; as a service that is state_dir only"
@@ -69,11 +70,7 @@ def _write(source: Path, partial: Path, busy_timeout_s: float) -> None:
             if error.sqlite_errorcode & 0xFF in _OF_THE_SOURCE:
                 raise
             raise StoreError(f"{partial} cannot be written: {error}", hint=_HINT) from error
-    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(partial)
 
 
 def _check(partial: Path) -> None:
@@ -96,9 +93,5 @@ def _name(partial: Path, target: Path) -> Refuse | None:
         if os.path.lexists(target):
             return refusal(target)
         partial.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
     return None

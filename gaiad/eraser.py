@@ -19,11 +19,12 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
+from gaiad.adapter import VersionStage
 from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.erasure import Phase, Selector, signed_off, stained
+from gaiad.erasure import Phase, Selector, signed_off
 from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import GaiadError, Refuse, StoreError
 from gaiad.learner.artifacts import WEIGHTS
@@ -81,7 +82,7 @@ class Eraser:
         return {
             "asked": {"kind": selector.kind.value, "name": selector.name},
             "exchange_ids": [*ids],
-            "versions": [*self._stained(ids)],
+            "versions": [row.version for row in self._registry.stained(ids)],
             "datasets": [path.name for path in datasets],
             "runs": [path.name for path in runs],
             "backups": [*await self._backups(ids)],
@@ -144,7 +145,7 @@ class Eraser:
         # 1. The alias flips before all else: from here on nobody is served by what is being erased.
         if erasure.phase is Phase.ASKED:
             await self._forgotten(erasure)
-            erasure = await self._entered(erasure, Phase.SET_ASIDE, {"versions": await self._set_aside(erasure)})
+            erasure = await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
         # 2. What was said: rows, and after them the files, since no new ones can be made of rows that are gone.
         if erasure.phase is Phase.SET_ASIDE:
             backups = await self._backups(ids)
@@ -177,13 +178,12 @@ class Eraser:
         if isinstance(answer, Refuse):
             raise StoreError(f"versions could not be set aside: {answer.reason}", hint=answer.hint)
 
-    async def _set_aside(self, erasure: Erasure) -> list[Json]:
+    def _set_aside(self, erasure: Erasure) -> list[Json]:
         serving = self._registry.active
-        found: list[Json] = []
-        for version in self._stained(erasure.exchange_ids):
-            row = next(one for one in self._registry.versions() if one.version == version)
-            found.append({"version": version, "adapter": row.adapter, "now_serves": serving.get(row.adapter)})
-        return found
+        return [
+            {"version": row.version, "adapter": row.adapter, "now_serves": serving.get(row.adapter)}
+            for row in self._registry.stained(erasure.exchange_ids)
+        ]
 
     async def _without_files(self, erasure: Erasure) -> dict[str, Json]:
         datasets, runs = await self._places(erasure.exchange_ids)
@@ -191,33 +191,28 @@ class Eraser:
         return {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
 
     async def _without_weights(self, erasure: Erasure) -> list[Json]:
-        versions = self._stained(erasure.exchange_ids)
-        still = await self._learner.wait_until_unloaded(versions)
+        rows = self._registry.stained(erasure.exchange_ids)
+        still = await self._learner.wait_until_unloaded([row.version for row in rows])
         if still:
             raise StoreError(f"the engine still has {', '.join(still)}", hint="it is tried again by itself")
-        for row in self._registry.versions():
-            if row.version in versions:
-                await asyncio.to_thread((row.path / WEIGHTS).unlink, missing_ok=True)
-        return [*versions]
+        for row in rows:
+            await asyncio.to_thread((row.path / WEIGHTS).unlink, missing_ok=True)
+        return [row.version for row in rows]
 
     async def _checks(self, erasure: Erasure) -> dict[str, Json]:
         """What is left of it, by place; zero everywhere where all is gone."""
         ids = erasure.exchange_ids
         datasets, runs = await self._places(ids)
-        names = self._stained(ids)
-        rows = [row for row in self._registry.versions() if row.version in names]
+        rows = self._registry.stained(ids)
         return {
             "rows": await self._erasures.left(ids),
             "datasets": len(datasets),
             "runs": len(runs),
-            "versions_that_may_serve": sum(row.stage != "quarantined" for row in rows),
+            "versions_that_may_serve": sum(row.stage is not VersionStage.QUARANTINED for row in rows),
             "weights": sum((row.path / WEIGHTS).exists() for row in rows),
         }
 
     # --- what it reaches ------------------------------------------------------------------------------------------
-
-    def _stained(self, ids: Sequence[str]) -> list[str]:
-        return stained({row.version: row.lineage for row in self._registry.versions()}, ids)
 
     async def _places(self, ids: Sequence[str]) -> tuple[list[Path], list[Path]]:
         """The folders of datasets and of runs in which these exchanges stand."""
@@ -251,11 +246,9 @@ def _joined(before: Json, now: Json) -> Json:
 def _datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
     """Frozen datasets, and what a build that was cut off left, in which one of the exchanges stands."""
     folders = sorted(path for path in root.glob("*") if path.is_dir()) if ids and root.is_dir() else []
-    return [folder for folder in folders if any(not ids.isdisjoint(_exchanges_in(file)) for file in _lines_of(folder))]
-
-
-def _lines_of(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("*.jsonl"))
+    return [
+        folder for folder in folders if any(not ids.isdisjoint(_exchanges_in(file)) for file in folder.glob("*.jsonl"))
+    ]
 
 
 def _exchanges_in(file: Path) -> Iterator[str]:

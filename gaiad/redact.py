@@ -14,12 +14,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from gaiad.errors import ConfigError
-from gaiad.redact_checks import CHECKS, is_card, is_secret_value
+from gaiad.redact_checks import CHECKS, PLACEHOLDER, is_card, is_secret_value, span_of
 
-PLACEHOLDER: Final = re.compile(r"\[[A-Z][A-Z_]{1,30}_[a-z]{6}\]")
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
 _MEDIA = re.compile(r"data:[\w/+.;=-]{1,100};base64,[A-Za-z0-9+/=\s]{200,}")
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
@@ -56,9 +54,8 @@ class Rule:
 
     def spans(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Where what it finds is said, and from where to where it stands."""
-        group: str | int = "v" if "v" in self.pattern.groupindex else 0
         for match in self.pattern.finditer(text):
-            span = match.span(group) if self.check is None else self.check(match)
+            span = (self.check or span_of)(match)
             if span is not None and span[0] < span[1]:
                 yield match.start(), *span
 

@@ -11,6 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+PLACEHOLDER = re.compile(r"\[[A-Z][A-Z_]{1,30}_[a-z]{6}\]")
+"""What stands in the place of what was replaced."""
+
 # ISO 13616: how long an IBAN of each country is.
 _IBAN_LENGTHS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29"
@@ -98,7 +101,8 @@ _VERSION_BEFORE = re.compile(
 _CARD_PREFIX = re.compile(r"^(?:4|5[0-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[0-8]|6)")
 
 
-def _group(match: re.Match[str]) -> tuple[int, int]:
+def span_of(match: re.Match[str]) -> tuple[int, int]:
+    """What of a match is to go where nothing else is asked: its group `v`, else all."""
     return match.span("v") if "v" in match.re.groupindex else match.span()
 
 
@@ -123,7 +127,7 @@ def is_secret_value(text: str) -> bool:
     bare = text.strip().strip("\"'`„“”«».,;")
     if len(bare) < 4 or bare.casefold() in _NO_SECRETS or _STAND_INS.match(bare) or _CODE.match(bare):
         return False
-    return not re.fullmatch(r"\[[A-Z][A-Z_]{1,30}_[a-z]{6}\]", bare)
+    return not PLACEHOLDER.fullmatch(bare)
 
 
 def _looks_random(text: str) -> bool:
@@ -172,7 +176,7 @@ def _ipv6(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _phone(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = _group(match)
+    start, end = span_of(match)
     text = match.string[start:end]
     digits = re.sub(r"\D", "", text)
     # A date, however it is written, and a number that only counts, are none.
@@ -187,7 +191,7 @@ def _national(match: re.Match[str]) -> tuple[int, int] | None:
 
 def _secret(match: re.Match[str]) -> tuple[int, int] | None:
     """A value assigned to something that is named like a password."""
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end]
     if not is_secret_value(value):
         return None
@@ -212,7 +216,7 @@ def _ends_setting(text: str, start: int, end: int) -> bool:
 
 def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
     """A value that a sentence gives: one that is no plain word, or stands in quotation marks."""
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end].rstrip(".,;:!?)")
     end = start + len(value)
     quoted = match.string[start - 1 : start] in ("'", '"', "`", "„", "“", "«", "»")
@@ -224,7 +228,7 @@ def _is_odd(value: str) -> bool:
 
 
 def _random(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end]
     return (start, end) if is_secret_value(value) and _looks_random(value) else None
 
@@ -236,7 +240,7 @@ def _vendor(match: re.Match[str]) -> tuple[int, int] | None:
 
 def _mixed(match: re.Match[str]) -> tuple[int, int] | None:
     """Small and capital letters and digits in one long word between quotation marks, as only keys have them."""
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end]
     if re.match("call_|chatcmpl|cmpl|req_|msg_|toolu_|resp_|file-|run_|thread_", value):
         return None
@@ -257,12 +261,12 @@ def _mail(match: re.Match[str]) -> tuple[int, int] | None:
 
 def _quoted(match: re.Match[str]) -> tuple[int, int] | None:
     """A value between quotation marks, or where nothing else can stand."""
-    start, end = _group(match)
+    start, end = span_of(match)
     return (start, end) if is_secret_value(match.string[start:end]) else None
 
 
 def _assigned_quoted(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = _group(match)
+    start, end = span_of(match)
     is_about = _SPEAKS_OF.search(match.string[match.start() : start])
     value = match.string[start:end]
     path = re.match(r"[~.]{0,2}/[\w./-]+$", value)
@@ -270,26 +274,26 @@ def _assigned_quoted(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _query(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = _group(match)
+    start, end = span_of(match)
     return (start, end) if re.search(r"\d", match.string[start:end]) and re.search("[A-Za-z]", match["v"]) else None
 
 
 def _flag(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end]
     return (start, end) if is_secret_value(value) and not value.startswith("-") else None
 
 
 def _client(match: re.Match[str]) -> tuple[int, int] | None:
     """What follows a client's flag for a password; a port or a file is another flag's."""
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end]
     return (start, end) if is_secret_value(value) and not value.isdigit() and "/" not in value else None
 
 
 def _auth(match: re.Match[str]) -> tuple[int, int] | None:
     """What follows `Bearer` or `Basic`: no word of a sentence about it."""
-    start, end = _group(match)
+    start, end = span_of(match)
     value = match.string[start:end].rstrip(".")
     odd = bool(re.search(r"\d|[=_+/]|[a-z][A-Z]", value))
     return (start, start + len(value)) if is_secret_value(value) and odd else None

@@ -6,11 +6,11 @@ database has it.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from gaiad.config import Config
+from gaiad.disk import write_private
 from gaiad.errors import StoreError
 from gaiad.redact import Rules, Scrubber, parse_rules
 
@@ -38,12 +38,7 @@ def _key(path: Path) -> bytes:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists() or path.stat().st_size != KEY_BYTES:
-            part = path.with_name(f".{path.name}.part")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_private(path, secrets.token_bytes(KEY_BYTES))
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be used: {error.strerror}", hint="make state_dir writable") from error

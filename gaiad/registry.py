@@ -19,6 +19,7 @@ from gaiad import tables
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName, VersionStage, version_parts
 from gaiad.curriculum import Json
 from gaiad.db import Database
+from gaiad.erasure import stained
 from gaiad.errors import AdapterError
 
 FALLEN = frozenset({VersionStage.REJECTED, VersionStage.ROLLED_BACK, VersionStage.QUARANTINED})
@@ -138,6 +139,12 @@ class Registry:
         """All versions, of one adapter where named, by adapter and number."""
         rows = [row for row in self._rows.values() if adapter is None or row.adapter == adapter]
         return sorted(rows, key=lambda row: (row.adapter, row.number))
+
+    def stained(self, exchange_ids: Iterable[str]) -> list[VersionRow]:
+        """The versions that learned from one of these exchanges."""
+        return [
+            self._rows[name] for name in stained({row.version: row.lineage for row in self.versions()}, exchange_ids)
+        ]
 
     def events(self, limit: int = 50) -> list[RegistryEvent]:
         """The newest decisions, newest first."""

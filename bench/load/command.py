@@ -6,11 +6,12 @@ the command ends, SIGTERM included.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,21 @@ class Place:
     def separate_cores(self) -> bool:
         """Whether proxies and load are out of each other's way."""
         return self.load_core is not None
+
+
+def round_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, seconds_of: str
+) -> argparse.Namespace:
+    """Read a command line with the options that every measurement in rounds has."""
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--seconds", type=int, default=4, help=f"of each way of asking, for each {seconds_of}, in each round"
+    )
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds must be at least 1")
+    return options
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.erasure import stained
 from gaiad.errors import DatasetError, EngineError, GaiadError, NotYet, Refuse, StoreError, TrainingError
 from gaiad.idle import Go
 from gaiad.learner import artifacts, cycle
@@ -441,12 +440,11 @@ class LearnerLoop:
         attempt = self._attempt if self._attempt and self._attempt.holds(ids) else None
         if attempt is not None and attempt.state.ending is None:
             await self._advance(attempt, cycle.Cancel(reason))
-        active, rows = self._registry.active.values(), {row.version: row for row in self._registry.versions()}
+        active, mine = self._registry.active.values(), attempt and attempt.version
         # The candidate is the cycle's until that is over. Active ones come last: a rollback finds only clean ones then.
-        named = set(stained({version: row.lineage for version, row in rows.items()}, ids))
-        for version in sorted(named - {attempt and attempt.version}, key=lambda one: one in active):
-            if rows[version].stage is not VersionStage.QUARANTINED:
-                answer = await self._quarantine(version, reason)
+        for row in sorted(self._registry.stained(ids), key=lambda row: row.version in active):
+            if row.version != mine and row.stage is not VersionStage.QUARANTINED:
+                answer = await self._quarantine(row.version, reason)
                 if isinstance(answer, Refuse):
                     return answer
         self._settle()

@@ -36,8 +36,8 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        aside conversations copies cycles db erasures grants keyfile logs migrations migrations.env migrations.versions
-        notify redact_file registry tables
+        aside conversations copies cycles db disk erasures grants keyfile logs migrations migrations.env
+        migrations.versions notify redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
