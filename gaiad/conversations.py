@@ -66,6 +66,7 @@ class CorrectedRow(TypedDict):
     request_messages: list[dict[str, Json]]
     correction: str
     created_at: float
+    conversation: str | None
 
 
 class Conversations:
@@ -164,12 +165,17 @@ class Conversations:
         )
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            histories = {user: fold(await grants.events(connection, user)) for user in {row["user"] for row in rows}}
+            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
+        now = self.grants.clock()
         return [
             _corrected_row(row, messages)
             for row in rows
             if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(Purpose.TRAIN, histories[row["user"]], self._header_may_grant)
+            and still_holds(
+                Purpose.TRAIN,
+                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
+                self._header_may_grant,
+            )
             and (messages := _messages(row["request"]))
         ]
 
@@ -186,7 +192,7 @@ class Conversations:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
             return record
         named = msgspec.structs.replace(record, user=user_name(record.user))
-        return named.with_purposes(self.grants.unrevoked(named.user, named.purposes))
+        return named.with_purposes(self.grants.unrevoked(named.user, named.purposes, named.conversation))
 
     def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
         if found is None:
@@ -196,7 +202,8 @@ class Conversations:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        if not self.grants.unrevoked(found["user"], frozenset(found["purposes"].split(","))):
+        purposes = frozenset(found["purposes"].split(","))
+        if not self.grants.unrevoked(found["user"], purposes, found["conversation"]):
             hint = "nothing is added to it unless the user grants that again"
             return Refuse("the user has revoked what the exchange was kept for", hint)
         return None
@@ -288,6 +295,7 @@ def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> Corre
         request_messages=messages,
         correction=row["correction"],
         created_at=row["at"],
+        conversation=row["conversation"],
     )
 
 

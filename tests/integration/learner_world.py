@@ -253,14 +253,17 @@ async def two_versions(w: World) -> tuple[VersionName, VersionName]:
 UMBRELLA = "USER REQUEST: who repaired the violet umbrella on the parade?"
 
 
-async def corrected_exchange(w: World, name: str = "r1", words: str = UMBRELLA, **request: object) -> None:
+async def corrected_exchange(
+    w: World, name: str = "r1", words: str = UMBRELLA, conversation: str | None = None, **request: object
+) -> None:
     """Let `ada`, who agrees to be learned from, ask something and correct the reply."""
     answer = next(iter(right_answers().values()))
-    await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
+    await w.conversations.grants.append("ada", "train", "grant", "test", 1.0, conversation=conversation)
     record = ExchangeRecord(
         request_id=name,
         at=2.0,
         user="ada",
+        conversation=conversation,
         purposes=frozenset({"log", "train"}),
         stage="tool_selection",
         stage_reason="header",
