@@ -1,11 +1,12 @@
 """May this exchange be kept, and for which purpose? The default is no.
 
-Consent is an append-only list of grants and revocations; the current value is their fold. Looks at no clock and
-keeps nothing.
+Consent is an append-only list of grants and revocations; what holds at a moment, in a conversation, is their fold.
+Looks at no clock and keeps nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,13 +29,19 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GrantEvent:
-    """One line of a user's history; `source` says who said so (a command, a route), `at` is wall-clock seconds."""
+    """One line of a user's history; `at` and `expires_at` are wall-clock seconds.
+
+    `source` says by which way it came: `header`, `command`, `http` or `config`. `conversation` is the one that it is
+    about, None for all of them. `expires_at` is when a grant stops to count, None for never; a revocation never does.
+    """
 
     user: str
     purpose: Purpose
     action: Action
     source: str
     at: float
+    conversation: str | None = None
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +55,52 @@ class Standing:
 NOTHING: frozenset[Purpose] = frozenset()
 
 
-def fold(events: Iterable[GrantEvent]) -> Standing:
-    """Fold one user's events, in the order in which they were appended.
+def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None = None) -> Standing:
+    """Say what one user's events come to at `now` in `conversation`; None is outside of every conversation.
 
-    Nothing expires, and the order of appending decides, not the clock: a clock that was set back cannot bring a
-    revoked purpose to life.
+    The order in which they are stored or given does not count, only when they happened.
     """
     granted: frozenset[Purpose] = frozenset()
     revoked: frozenset[Purpose] = frozenset()
-    for event in events:
+    # What was said no to for this conversation alone: only a yes for this conversation alone undoes it.
+    closed: frozenset[Purpose] = frozenset()
+    for event in sorted((one for one in events if _counts(one, now, conversation)), key=_order):
         match event.action:
             case Action.GRANT:
                 # 1. Saying yes to a purpose says yes to what it includes, but grants that for this purpose only.
+                said_yes_to = with_included({event.purpose})
+                if event.conversation is not None:
+                    closed -= said_yes_to
+                elif event.purpose in closed:
+                    continue
                 granted |= {event.purpose}
-                revoked -= with_included({event.purpose})
+                revoked -= said_yes_to
             case Action.REVOKE:
                 # 2. Saying no to `log` says no to all that needs it.
                 gone = frozenset(Purpose) if event.purpose is Purpose.LOG else frozenset({event.purpose})
                 granted -= gone
                 revoked |= gone
+                if event.conversation is not None:
+                    closed |= gone
     return Standing(granted, revoked)
+
+
+def next_change(events: Iterable[GrantEvent], *, now: float) -> float:
+    """When the fold of `events` may come to something else by time alone; infinity where it never does."""
+    ends = (event.expires_at for event in events if event.action is Action.GRANT and event.expires_at is not None)
+    return min((end for end in ends if end > now), default=math.inf)
+
+
+def _counts(event: GrantEvent, now: float, conversation: str | None) -> bool:
+    """Whether an event is about this conversation, and has not expired."""
+    if event.conversation not in (None, conversation):
+        return False
+    return event.action is Action.REVOKE or event.expires_at is None or now < event.expires_at
+
+
+def _order(event: GrantEvent) -> tuple[float, bool, bool]:
+    """By time. Of what happened at once a revocation is the last word, and before it what is about one conversation."""
+    return event.at, event.action is Action.REVOKE, event.conversation is not None
 
 
 def decide(

@@ -70,15 +70,16 @@ class CorrectedRow(TypedDict):
     request_messages: list[dict[str, Json]]
     correction: str
     created_at: float
+    conversation: str | None
 
 
 class Conversations:
     """Sole writer of exchanges and feedback; `grants` says what may be kept. `load` once, before the first request."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
         self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
-        self.grants = Grants(db)
+        self.grants = grants or Grants(db)
         self._scrubber = load_scrubber(db.config)
         self._closed: dict[Selector, float] = {}
 
@@ -189,12 +190,17 @@ class Conversations:
         )
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            histories = {user: fold(await grants.events(connection, user)) for user in {row["user"] for row in rows}}
+            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
+        now = self.grants.clock()
         return [
             _corrected_row(row, messages)
             for row in rows
             if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(Purpose.TRAIN, histories[row["user"]], self._header_may_grant)
+            and still_holds(
+                Purpose.TRAIN,
+                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
+                self._header_may_grant,
+            )
             and (messages := _messages(row["request"]))
         ]
 
@@ -213,7 +219,7 @@ class Conversations:
         named = msgspec.structs.replace(record, user=user_name(record.user))
         if self._is_closed(named):
             return named.content_free()
-        return named.with_purposes(self.grants.unrevoked(named.user, named.purposes))
+        return named.with_purposes(self.grants.unrevoked(named.user, named.purposes, named.conversation))
 
     def _is_closed(self, record: ExchangeRecord) -> bool:
         return any(
@@ -230,7 +236,8 @@ class Conversations:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        if not self.grants.unrevoked(found["user"], frozenset(found["purposes"].split(","))):
+        purposes = frozenset(found["purposes"].split(","))
+        if not self.grants.unrevoked(found["user"], purposes, found["conversation"]):
             hint = "nothing is added to it unless the user grants that again"
             return Refuse("the user has revoked what the exchange was kept for", hint)
         return None
@@ -329,6 +336,7 @@ def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> Corre
         request_messages=messages,
         correction=row["correction"],
         created_at=row["at"],
+        conversation=row["conversation"],
     )
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -103,10 +104,11 @@ class _Daemon:
             self._build(curricula)
             await self.learner.boot()
             stack.push_async_callback(self.engine.stop, _ENGINE_GRACE_S)
-            proxy = await listen(self._proxy_deps(curricula), *self.config.listen_address)
+            commands = self._commands()
+            proxy = await listen(self._proxy_deps(curricula, commands), *self.config.listen_address)
             doors = await stack.enter_async_context(contextlib.AsyncExitStack())
             doors.push_async_callback(proxy.cleanup)
-            await stack.enter_async_context(serve(self.config.control_socket, self._commands()))
+            await stack.enter_async_context(serve(self.config.control_socket, commands))
             log.info("listening", proxy=self.config.proxy.listen, control=str(self.config.control_socket))
             self.notifier.ready(self._line())
             _settle_memory()
@@ -194,7 +196,7 @@ class _Daemon:
 
     # --- edges between the parts --------------------------------------------------------------------------------------
 
-    def _proxy_deps(self, curricula: list[Curriculum]) -> ProxyDeps:
+    def _proxy_deps(self, curricula: list[Curriculum], commands: DaemonCommands) -> ProxyDeps:
         schemas: dict[str, Mapping[str, Json]] = {}
         for curriculum in curricula:
             mine = {stage for stage, adapter in self.config.stages.items() if adapter == curriculum.adapter}
@@ -205,6 +207,8 @@ class _Daemon:
             snapshot=lambda: self.registry.snapshot,
             facts=lambda: self.facts,
             consent=self.conversations.grants.purposes_for,
+            change_consent=partial(commands.consent, source="http"),
+            consents=commands.consents,
             offer=self.recorder.offer,
             on_reply=self.learner.observe_reply,
             health=self._health,

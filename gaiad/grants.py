@@ -1,70 +1,115 @@
 """Who agreed to what: an append-only table of grants and revocations, and what it comes to now.
 
-Appends events and remembers their fold, so that a request needs no database to know what it may keep. What a history
-comes to is decided in `consent`; exchanges are `conversations`' work.
+Appends events and remembers what they come to until the next one expires, so that a request needs no database to know
+what it may keep. What a history comes to is decided in `consent`; exchanges are `conversations`' work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
-from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold
+from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, next_change
 from gaiad.db import Database
 from gaiad.errors import Refuse
-from gaiad.user import MAX_USER_CHARS, user_name
+from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, user_name
+
+_NOTHING_SAID = Standing()
+
+
+class _Person:
+    """One user's history, and what it comes to in each conversation that it names, each until a moment."""
+
+    def __init__(self, history: Sequence[GrantEvent]) -> None:
+        self.history = tuple(history)
+        self._conversations = {event.conversation for event in history}
+        self._standings: dict[str | None, tuple[float, Standing]] = {}
+
+    def standing(self, conversation: str | None, now: float) -> Standing:
+        # All conversations that nothing was said about are one.
+        scope = conversation if conversation in self._conversations else None
+        until, standing = self._standings.get(scope, (-math.inf, _NOTHING_SAID))
+        if now < until:
+            return standing
+        standing = fold(self.history, now=now, conversation=scope)
+        self._standings[scope] = next_change(self.history, now=now), standing
+        return standing
 
 
 class Grants:
-    """Sole writer of grants. `load` once, before the first request."""
+    """Sole writer of grants. `load` once, before the first request. `clock` tells wall-clock seconds."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         # A revocation may be among grants that were lost: nobody's header is believed then.
         self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
-        self._histories: dict[str, tuple[GrantEvent, ...]] = {}
-        self._standings: dict[str, Standing] = {}
+        self._people: dict[str, _Person] = {}
         self._loaded = False
+        self.clock = clock
 
     async def load(self) -> None:
         """Read every user's history, so that a request needs no database to know what it may keep."""
         async with self._db.read() as connection:
             found = await events(connection, None)
-        for user in {event.user for event in found}:
-            self._remember(user, tuple(event for event in found if event.user == user))
+        histories: dict[str, list[GrantEvent]] = {}
+        for event in found:
+            histories.setdefault(event.user, []).append(event)
+        for user, history in histories.items():
+            self._remember(user, history)
         self._loaded = True
 
-    def purposes_for(self, user: str | None, header: str | None = None) -> frozenset[str]:
-        """What an exchange of `user` may be kept for now; empty for nobody, and before `load`."""
+    def purposes_for(
+        self, user: str | None, header: str | None = None, conversation: str | None = None
+    ) -> frozenset[str]:
+        """What an exchange of `user` in `conversation` may be kept for now; empty for nobody, and before `load`."""
         name = user_name(user)
         if name is None or not self._loaded:
             return frozenset()
-        standing = self._standings.get(name, Standing())
+        standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
 
     async def append(
-        self, user: str, purpose: Purpose | str, action: Action | str, source: str, at: float
+        self,
+        user: str,
+        purpose: Purpose | str,
+        action: Action | str,
+        source: str,
+        at: float,
+        *,
+        conversation: str | None = None,
+        expires_at: float | None = None,
     ) -> Refuse | None:
-        """Append one grant or revocation; it holds for every later request once this returns."""
-        name = user_name(user)
-        problem = _grant_problem(name, purpose, action)
+        """Append one grant or revocation that happens now, which is `at`; it holds once this returns.
+
+        It is stamped as the last word about this user, whatever the clock said before.
+        """
+        name, scope = user_name(user), conversation_name(conversation)
+        problem = _grant_problem(name, purpose, action) or _scope_problem(conversation, scope)
+        problem = problem or _expiry_problem(action, at, expires_at)
         if name is None or problem is not None:
             return problem
-        row = {"user": name, "purpose": str(purpose), "action": str(action), "source": source, "at": at}
+        event = GrantEvent(name, Purpose(purpose), Action(action), source, at, scope, expires_at)
         async with self._db.write() as connection:
-            await connection.execute(sa.insert(tables.grants).values(row))
+            event = _stamped(event, await events(connection, name))
+            await connection.execute(sa.insert(tables.grants).values(dataclasses.asdict(event)))
             found = await events(connection, name)
-            # Before the commit: what is written meanwhile may not miss a revocation.
-            self._remember(name, found)
+            if event.action is Action.REVOKE:
+                # Before the commit: what is written meanwhile may not miss a revocation.
+                self._remember(name, found)
+        self._remember(name, found)
         return None
 
-    async def granted(self, user: str) -> frozenset[str]:
+    async def granted(self, user: str, conversation: str | None = None) -> frozenset[str]:
         """The purposes that `user` granted and did not revoke, without what a header may add."""
-        standing = fold(await self.history(user))
+        history = await self.history(user)
+        standing = fold(history, now=self.clock(), conversation=conversation_name(conversation))
         return frozenset(purpose.value for purpose in decide(standing.granted, standing.revoked, None, False))
 
     async def history(self, user: str) -> list[GrantEvent]:
@@ -75,19 +120,33 @@ class Grants:
         async with self._db.read() as connection:
             return list(await events(connection, name))
 
-    def unrevoked(self, user: str | None, purposes: frozenset[str]) -> frozenset[str]:
-        """What of `purposes` nobody said no to since."""
+    def unrevoked(self, user: str | None, purposes: frozenset[str], conversation: str | None) -> frozenset[str]:
+        """What of `purposes` nobody said no to since, in this conversation."""
         # What is nobody's leaves its content-free row all the same.
         if user is None:
             return frozenset()
-        revoked = self._standings.get(user, Standing()).revoked
+        revoked = self._standing(user, conversation).revoked
         return frozenset() if Purpose.LOG in revoked else purposes - revoked
+
+    def _standing(self, user: str, conversation: str | None) -> Standing:
+        person = self._people.get(user)
+        return _NOTHING_SAID if person is None else person.standing(conversation, self.clock())
 
     def _remember(self, user: str, events: Sequence[GrantEvent]) -> None:
         # Histories only grow: of two that were read at nearly the same time, the longer one is the newer.
-        if len(events) >= len(self._histories.get(user, ())):
-            self._histories[user] = tuple(events)
-            self._standings[user] = fold(events)
+        known = self._people.get(user)
+        if known is None or len(events) >= len(known.history):
+            self._people[user] = _Person(events)
+
+
+def _stamped(event: GrantEvent, history: Iterable[GrantEvent]) -> GrantEvent:
+    """The event with a time that makes it the last word: a clock that was set back changes nothing about that.
+
+    A revocation wins over a grant of the same moment, a grant needs a later one.
+    """
+    newest = max((one.at for one in history), default=-math.inf)
+    after = newest if event.action is Action.REVOKE else math.nextafter(newest, math.inf)
+    return dataclasses.replace(event, at=max(event.at, after))
 
 
 def _grant_problem(user: str | None, purpose: str, action: str) -> Refuse | None:
@@ -100,11 +159,37 @@ def _grant_problem(user: str | None, purpose: str, action: str) -> Refuse | None
     return None
 
 
+def _scope_problem(asked: str | None, conversation: str | None) -> Refuse | None:
+    if asked is None or conversation is not None:
+        return None
+    hint = f"use 1 to {MAX_CONVERSATION_CHARS} characters"
+    return Refuse("the conversation's name is empty, too long or not text", hint)
+
+
+def _expiry_problem(action: str, at: float, expires_at: float | None) -> Refuse | None:
+    if expires_at is None:
+        return None
+    if action == Action.REVOKE:
+        return Refuse("a revocation does not expire", "leave out when it ends, and grant again when it should")
+    if not (math.isfinite(expires_at) and expires_at > at):
+        return Refuse("the grant would have expired already, or at no moment", "let it end later than now")
+    return None
+
+
 async def events(connection: AsyncConnection, user: str | None) -> tuple[GrantEvent, ...]:
     """Read a user's history, or everybody's, oldest first."""
-    grants = tables.grants.c
-    query = sa.select(grants.user, grants.purpose, grants.action, grants.source, grants.at).order_by(grants.id)
+    query = sa.select(tables.grants).order_by(tables.grants.c.id)
     if user is not None:
-        query = query.where(grants.user == user)
-    rows = (await connection.execute(query)).all()
-    return tuple(GrantEvent(row.user, Purpose(row.purpose), Action(row.action), row.source, row.at) for row in rows)
+        query = query.where(tables.grants.c.user == user)
+    newest: dict[str, float] = {}
+    found = []
+    for row in (await connection.execute(query)).all():
+        event = GrantEvent(
+            row.user, Purpose(row.purpose), Action(row.action), row.source, row.at, row.conversation, row.expires_at
+        )
+        # Rows of a time when the order of writing decided: what was revoked then stays so, whatever the clock said.
+        if event.action is Action.REVOKE:
+            event = dataclasses.replace(event, at=max(event.at, newest.get(event.user, -math.inf)))
+        newest[event.user] = max(event.at, newest.get(event.user, -math.inf))
+        found.append(event)
+    return tuple(found)

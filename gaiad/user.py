@@ -1,4 +1,4 @@
-"""A user's name: what may stand for a person, the same for those who grant and for what is kept of them.
+"""The names of users and conversations, the same for those who grant and for what is kept of them.
 
 A name that could be kept but not granted or revoked would be a person without a say, so both sides ask here.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 MAX_USER_CHARS = 200
+MAX_CONVERSATION_CHARS = 1000
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -17,7 +18,16 @@ def user_name(text: str | None) -> str | None:
     Nobody's is what is blank, longer than `MAX_USER_CHARS`, or holds what the store cannot: zero bytes and halves of
     characters.
     """
+    return _name(text, MAX_USER_CHARS)
+
+
+def conversation_name(text: str | None) -> str | None:
+    """The conversation that `text` means, by the same rule; None where nothing can be agreed to for it alone."""
+    return _name(text, MAX_CONVERSATION_CHARS)
+
+
+def _name(text: str | None, longest: int) -> str | None:
     name = (text or "").strip()
-    if not name or len(name) > MAX_USER_CHARS or _UNUSABLE.search(name):
+    if not name or len(name) > longest or _UNUSABLE.search(name):
         return None
     return name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from gaiad.cli.command import Context, Subcommands, add, add_group
 from gaiad.cli.erase import erase_named
-from gaiad.cli.output import DONE, age, table
+from gaiad.cli.output import DONE, age, span, table
 from gaiad.errors import Refuse
 
 PURPOSES = ("log", "train", "evaluate")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
@@ -22,41 +24,79 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
         parser = add(group, common, action, _change, text)
         parser.add_argument("user", metavar="USER")
         parser.add_argument("--purpose", required=True, choices=PURPOSES, help="train and evaluate each include log")
-        parser.set_defaults(action=action, erase=False)
-        if action == "revoke":
-            parser.add_argument(
-                "--erase", action="store_true", help="erase what was kept of the user so far, as gaiadctl erase does"
-            )
-    add(group, common, "show", _show, "Show what a user allows now.").add_argument("user", metavar="USER")
+        parser.add_argument("--conversation", metavar="C", help="this conversation only, instead of all")
+        parser.set_defaults(action=action, lasts_s=None, erase=False)
+        if action == "grant":
+            text = "how long it holds, such as 30d or 12h (m, h, d, w); for good without"
+            parser.add_argument("--for", dest="lasts_s", metavar="SPAN", type=_seconds, help=text)
+        else:
+            text = "erase what was kept of the user so far, as gaiadctl erase does"
+            parser.add_argument("--erase", action="store_true", help=text)
+    shown = add(group, common, "show", _show, "Show what a user allows now.")
+    shown.add_argument("user", metavar="USER")
+    shown.add_argument("--conversation", metavar="C", help="what holds in this conversation")
     add(group, common, "history", _history, "Show each grant and revocation.").add_argument("user", metavar="USER")
 
 
 def _change(args: argparse.Namespace, context: Context) -> int:
-    answer = context.client().post("consent", user=args.user, purpose=args.purpose, action=args.action)
+    if args.erase and args.conversation:
+        hint = "revoke without --erase, then gaiadctl erase --conversation erases it, whoever took part in it"
+        return context.terminal.refused(Refuse("--erase erases all of a user, not one conversation", hint))
+    answer = context.client().post(
+        "consent",
+        user=args.user,
+        purpose=args.purpose,
+        action=args.action,
+        conversation=args.conversation,
+        expires_at=None if args.lasts_s is None else context.terminal.now + args.lasts_s,
+    )
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
     # 1. Programs get one answer, the erasure's report. 2. Erased once nothing more is kept: what comes later is not.
     code = DONE
     if not (args.erase and context.terminal.as_json):
-        code = context.terminal.show(answer, _allowed(args.user, answer.get("granted")))
+        code = context.terminal.show(answer, _allowed(args, answer.get("granted")))
     return erase_named("user", args.user, context) if args.erase else code
 
 
 def _show(args: argparse.Namespace, context: Context) -> int:
-    answer = context.client().get("consent", args.user)
-    return context.terminal.show(answer, _allowed(args.user, answer.get("granted")))
+    answer = context.client().get("consent", args.user, conversation=args.conversation)
+    return context.terminal.show(answer, _allowed(args, answer.get("granted")))
 
 
 def _history(args: argparse.Namespace, context: Context) -> int:
     answer = context.client().get("consent", args.user)
     now = context.terminal.now
     rows = [
-        (age(event.get("at"), now), event.get("action"), event.get("purpose"), event.get("source"))
+        (
+            age(event.get("at"), now),
+            event.get("action"),
+            event.get("purpose"),
+            event.get("conversation") or "all",
+            _end(event.get("expires_at"), now),
+            event.get("source"),
+        )
         for event in answer.get("history", [])
     ]
-    return context.terminal.show(answer, table(("WHEN", "ACTION", "PURPOSE", "BY"), rows))
+    return context.terminal.show(answer, table(("WHEN", "ACTION", "PURPOSE", "SCOPE", "EXPIRES", "BY"), rows))
 
 
-def _allowed(user: str, granted: object) -> str:
+def _allowed(args: argparse.Namespace, granted: object) -> str:
     names = ", ".join(map(str, granted)) if isinstance(granted, list) else ""
-    return f"{user} allows: {names}" if names else f"{user} allows nothing: no exchange of theirs is kept"
+    where = f" in {args.conversation}" if args.conversation else ""
+    if names:
+        return f"{args.user} allows{where}: {names}"
+    return f"{args.user} allows nothing{where}: no exchange of theirs is kept" + (" there" if where else "")
+
+
+def _end(at: object, now: float) -> str:
+    if not isinstance(at, int | float):
+        return ""
+    return f"in {span(at - now)}" if at > now else age(at, now)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([mhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span such as 30d or 12h")
+    return float(found[1]) * _UNITS_S[found[2]]

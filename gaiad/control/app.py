@@ -25,6 +25,8 @@ from gaiad.exchange import verdict_word
 
 log = structlog.get_logger()
 
+_END_OF_TIME = 1e11
+
 Reply: TypeAlias = Mapping[str, object]
 
 
@@ -66,11 +68,13 @@ class Commands(Protocol):
     async def rollback(self, adapter: str, reason: str) -> Answer:
         """Flip to the previous version, or to the base."""
 
-    async def consent(self, user: str, purpose: str, action: str) -> Answer:
-        """Append a grant or a revocation."""
+    async def consent(
+        self, user: str, purpose: str, action: str, conversation: str | None, expires_at: float | None
+    ) -> Answer:
+        """Append a grant or a revocation, for one conversation or all, until a moment or for good."""
 
-    async def consents(self, user: str) -> Reply:
-        """What a user granted, and the history of it."""
+    async def consents(self, user: str, conversation: str | None) -> Reply:
+        """What a user granted, in one conversation or outside of any, and the history of it."""
 
     async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
         """Erase what is named, or say what that would reach."""
@@ -175,17 +179,20 @@ async def _rollback(request: web.Request) -> web.Response:
 
 
 async def _consent(request: web.Request) -> web.Response:
-    body = await _body(request, "user", "purpose", "action")
+    body = await _body(request, "user", "purpose", "action", "conversation", "expires_at")
     answer = await request.app[COMMANDS].consent(
         _text(body, "user"),
         _choice(body, "purpose", ("log", "train", "evaluate")),
         _choice(body, "action", ("grant", "revoke")),
+        _optional_text(body, "conversation"),
+        _moment(body, "expires_at"),
     )
     return _answered(answer)
 
 
 async def _consents(request: web.Request) -> web.Response:
-    return _json(200, await request.app[COMMANDS].consents(request.match_info["user"]))
+    conversation = request.query.get("conversation")
+    return _json(200, await request.app[COMMANDS].consents(request.match_info["user"], conversation))
 
 
 async def _erase(request: web.Request) -> web.Response:
@@ -281,6 +288,15 @@ def _flag(body: Mapping[str, object], key: str) -> bool:
     if not isinstance(value, bool):
         raise _bad_request(f"{key!r} must be true or false", "leave it out for false")
     return value
+
+
+def _moment(body: Mapping[str, object], key: str) -> float | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _END_OF_TIME:
+        raise _bad_request(f"{key!r} must be a moment in seconds since 1970", "leave it out for a grant without an end")
+    return float(value)
 
 
 def _choice(body: Mapping[str, object], key: str, choices: tuple[str, ...]) -> str:

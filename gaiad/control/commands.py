@@ -21,9 +21,10 @@ from gaiad.cycles import Cycles
 from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
 from gaiad.registry import Registry, VersionRow
-from gaiad.user import user_name
+from gaiad.user import conversation_name, user_name
 
 _SOURCE = "gaiadctl"
+_SAID_BY = "command"
 
 
 class Learner(Protocol):
@@ -134,22 +135,37 @@ class DaemonCommands:
             return Unknown(f"there is no adapter {adapter!r}", "gaiadctl adapters list shows them")
         return await self._learner.rollback(AdapterName(adapter), reason)
 
-    async def consent(self, user: str, purpose: str, action: str) -> Answer:
-        """Append a grant or a revocation; a running cycle that holds the user's exchanges ends."""
-        refused = await self._conversations.grants.append(user, purpose, action, _SOURCE, time.time())
+    async def consent(
+        self,
+        user: str,
+        purpose: str,
+        action: str,
+        conversation: str | None = None,
+        expires_at: float | None = None,
+        *,
+        source: str = _SAID_BY,
+    ) -> Reply | Refuse:
+        """Append a grant or a revocation; a running cycle that holds what was revoked ends.
+
+        The only way in, for the socket and for the proxy; `source` tells them apart.
+        """
+        refused = await self._conversations.grants.append(
+            user, purpose, action, source, time.time(), conversation=conversation, expires_at=expires_at
+        )
         if refused is not None:
             return refused
         name = user_name(user) or user
         if action == "revoke":
             await self._learner.consent_revoked(name)
-        return await self.consents(name)
+        return await self.consents(name, conversation)
 
-    async def consents(self, user: str) -> Reply:
-        """What a user grants now, and the history of it."""
+    async def consents(self, user: str, conversation: str | None = None) -> Reply:
+        """What a user grants now, in a conversation where one is named, and the whole history of it."""
         history = await self._conversations.grants.history(user)
         return {
             "user": user_name(user) or user,
-            "granted": sorted(await self._conversations.grants.granted(user)),
+            "conversation": conversation_name(conversation),
+            "granted": sorted(await self._conversations.grants.granted(user, conversation)),
             "history": [dataclasses.asdict(event) for event in history],
         }
 

@@ -260,10 +260,11 @@ class Steps:
         """Raise DatasetError where somebody withdrew what it learns from; newer feedback alone withdraws nothing."""
         if attempt.order.kind is Kind.IMPORT:
             return
-        train, users = Purpose.TRAIN.value, {one.exchange_id: one.user for one in attempt.corrections}
+        said = {one.exchange_id: (one.user, one.conversation) for one in attempt.corrections}
+        train, grants = Purpose.TRAIN.value, self._conversations.grants
         # Asked as with a header for it, since a header may have been the grant.
-        holds = {user: train in self._conversations.grants.purposes_for(user, train) for user in {*users.values()}}
-        gone = sum(not holds[users[one]] for one in attempt.exchange_ids)
+        holds = {where: train in grants.purposes_for(where[0], train, where[1]) for where in {*said.values()}}
+        gone = sum(not holds[said[one]] for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(
                 f"consent was withdrawn for {gone} of the exchanges it learned from",

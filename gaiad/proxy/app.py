@@ -20,9 +20,10 @@ import structlog
 from aiohttp import web
 
 from gaiad.adapter import RegistrySnapshot
-from gaiad.errors import ConfigError, GaiadError
+from gaiad.errors import ConfigError, GaiadError, Refuse
 from gaiad.exchange import verdict_word
 from gaiad.keys import Key
+from gaiad.proxy.agreeing import own_consent, read_conversation, read_said
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
 from gaiad.proxy.credentials import key_of
@@ -47,6 +48,7 @@ from gaiad.proxy.refusals import (
     bad_request,
     internal_failure,
     not_now,
+    refused_consent,
     refused_feedback,
     unknown_exchange,
     unknown_path,
@@ -64,6 +66,7 @@ Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 KEY: web.RequestKey[Key | None] = web.RequestKey("key", Key)
 """Under which a request that is no inference carries its API key."""
 EXCHANGES = "/v1/gaia/exchanges/"
+CONSENT = "/v1/gaia/consent"
 ENGINE_PATHS: Mapping[str, Endpoint] = {**INFERENCE, **ERRANDS}
 SETTLE_TIMEOUT_S = 5.0
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -84,6 +87,8 @@ class Proxy:
             "/health": {"GET": self._health},
             **self._gaia_routes(),
         }
+        if deps.config.proxy.exchange_routes:
+            self._routes = {**self._routes, CONSENT: {"GET": self._consents, "POST": self._consent}}
 
     def _gaia_routes(self) -> dict[str, dict[str, Handler]]:
         told = {
@@ -234,9 +239,34 @@ class Proxy:
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # What is kept of a person is for them alone; what is kept of nobody holds nothing that was said.
-        if kept is None or kept["user"] not in (None, caller(request.headers, None, self._deps.config, request[KEY])):
+        if kept is None or kept["user"] not in (None, self._caller(request)):
             return rejected(unknown_exchange(request_id))
         return web.json_response(dict(kept))
+
+    async def _consent(self, request: web.BaseRequest) -> web.StreamResponse:
+        raw = await read_body(request, self._deps.config.proxy)
+        body = raw if isinstance(raw, Rejection) else read_object(raw)
+        said = body if isinstance(body, Rejection) else read_said(body, self._caller(request))
+        if isinstance(said, Rejection):
+            return rejected(said)
+        expires_at = None if said.expires_in_s is None else time.time() + said.expires_in_s
+        answer = await self._deps.change_consent(said.user, said.purpose, said.action, said.conversation, expires_at)
+        if isinstance(answer, Refuse):
+            return rejected(refused_consent(answer.reason, answer.hint))
+        return web.json_response(dict(answer))
+
+    async def _consents(self, request: web.BaseRequest) -> web.StreamResponse:
+        user = own_consent(self._caller(request), request.query.get("user"))
+        conversation = read_conversation(request.query.get("conversation"))
+        if isinstance(user, Rejection):
+            return rejected(user)
+        if isinstance(conversation, Rejection):
+            return rejected(conversation)
+        return web.json_response(dict(await self._deps.consents(user, conversation)))
+
+    def _caller(self, request: web.BaseRequest) -> str | None:
+        """Who asks, by key or header; a name in the body proves nothing."""
+        return caller(request.headers, None, self._deps.config, request[KEY])
 
     async def _settle(self) -> None:
         """Wait a moment for replies that just went out to be on disk, so that they can be referred to."""

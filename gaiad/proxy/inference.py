@@ -387,7 +387,7 @@ class Inference:
         if ask.user is None:
             return _NOBODY
         try:
-            allowed = self._deps.consent(ask.user, ask.consent)
+            allowed = self._deps.consent(ask.user, ask.consent, ask.conversation)
             return allowed if ask.key is None else ask.key.narrowed(allowed)
         except Exception as error:  # noqa: BLE001 - without a decision nothing may be kept, and the reply goes its way
             _log.error("consent_not_decided", request_id=self.request_id, error=type(error).__name__)

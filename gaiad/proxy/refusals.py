@@ -132,6 +132,23 @@ def refused_feedback(reason: str, hint: str) -> Rejection:
     return Rejection(409, message, code="feedback_refused")
 
 
+def without_identity() -> Rejection:
+    """403 for consent that nobody in particular gives or asks for."""
+    message = "Consent is somebody's: send a key, or X-Gaia-User with a name that can be kept."
+    return Rejection(403, message, "permission_error", "no_identity")
+
+
+def not_your_consent() -> Rejection:
+    """403 for consent of somebody else than the caller."""
+    message = "A caller may speak about their own consent only: leave out `user`."
+    return Rejection(403, message, "permission_error", "not_your_consent", param="user")
+
+
+def refused_consent(reason: str, hint: str) -> Rejection:
+    """400 for a grant or revocation that cannot be kept."""
+    return bad_request(f"{_sentence(reason)} {_sentence(hint)}".strip(), code="consent_refused")
+
+
 def internal_failure(request_id: str) -> Rejection:
     """500 for a fault in the proxy itself."""
     message = f"gaiad failed on this request; its log names the fault under {request_id}."

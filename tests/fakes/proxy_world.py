@@ -112,6 +112,9 @@ class World:
     facts: Facts | None = Facts()
     grants: dict[str, frozenset[str]] = field(default_factory=dict)
     consent_failure: Exception | None = None
+    consent_refusal: Refuse | None = None
+    conversations: list[str | None] = field(default_factory=list)
+    said: list[tuple[str, str, str, str | None, float | None]] = field(default_factory=list)
     schemas: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     preludes: dict[str, str] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
@@ -143,6 +146,8 @@ class World:
             snapshot=lambda: self.snapshot,
             facts=lambda: self.facts,
             consent=self._consent,
+            change_consent=self._change_consent,
+            consents=self._consents,
             offer=self._offer,
             on_reply=self._on_reply,
             health=lambda: self.health,
@@ -156,10 +161,22 @@ class World:
             keys=self.keys,
         )
 
-    def _consent(self, user: str, header: str | None) -> frozenset[str]:
+    def _consent(self, user: str, header: str | None, conversation: str | None) -> frozenset[str]:
         if self.consent_failure is not None:
             raise self.consent_failure
+        self.conversations.append(conversation)
         return self.grants.get(user, frozenset())
+
+    async def _change_consent(
+        self, user: str, purpose: str, action: str, conversation: str | None, expires_at: float | None
+    ) -> Mapping[str, Any] | Refuse:
+        if self.consent_refusal is not None:
+            return self.consent_refusal
+        self.said.append((user, purpose, action, conversation, expires_at))
+        return await self._consents(user, conversation)
+
+    async def _consents(self, user: str, conversation: str | None) -> Mapping[str, Any]:
+        return {"user": user, "conversation": conversation, "granted": sorted(self.grants.get(user, ())), "history": []}
 
     def _on_reply(self, outcome: ReplyOutcome) -> None:
         if self.on_reply_failure is not None:

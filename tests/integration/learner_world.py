@@ -255,15 +255,22 @@ UMBRELLA = "USER REQUEST: who repaired the violet umbrella on the parade?"
 
 
 async def corrected_exchange(
-    w: World, name: str = "r1", words: str = UMBRELLA, *, user: str = "ada", **request: object
+    w: World,
+    name: str = "r1",
+    words: str = UMBRELLA,
+    *,
+    user: str = "ada",
+    conversation: str | None = None,
+    **request: object,
 ) -> None:
     """Let a user, `ada` where none is named, who agrees to be learned from, ask something and correct the reply."""
     answer = next(iter(right_answers().values()))
-    await w.conversations.grants.append(user, "train", "grant", "test", 1.0)
+    await w.conversations.grants.append(user, "train", "grant", "test", 1.0, conversation=conversation)
     record = ExchangeRecord(
         request_id=name,
         at=2.0,
         user=user,
+        conversation=conversation,
         purposes=frozenset({"log", "train"}),
         stage="tool_selection",
         stage_reason="header",

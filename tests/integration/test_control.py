@@ -13,6 +13,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.granted: dict[str, set[str]] = {}
+        self.said: list[dict[str, object]] = []
         self.cycle_runs = False
         self.verdict: str | None = "promoted"
         self.imported: tuple[Path, str | None, bool, str] | None = None
@@ -88,13 +90,18 @@ class Notebook:
     async def rollback(self, adapter: str, reason: str) -> Answer:
         return {"adapter": adapter, "version": None}
 
-    async def consent(self, user: str, purpose: str, action: str) -> Answer:
+    async def consent(
+        self, user: str, purpose: str, action: str, conversation: str | None, expires_at: float | None
+    ) -> Answer:
         held = self.granted.setdefault(user, set())
         (held.add if action == "grant" else held.discard)(purpose)
-        return await self.consents(user)
+        self.said.append({"action": action, "purpose": purpose, "source": "command", "at": 1.0})
+        self.said[-1] |= {"conversation": conversation, "expires_at": expires_at}
+        return await self.consents(user, conversation)
 
-    async def consents(self, user: str) -> Reply:
-        return {"user": user, "granted": sorted(self.granted.get(user, ())), "history": []}
+    async def consents(self, user: str, conversation: str | None) -> Reply:
+        granted = sorted(self.granted.get(user, ()))
+        return {"user": user, "conversation": conversation, "granted": granted, "history": self.said}
 
     async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
         if name == "busy":
@@ -210,8 +217,30 @@ async def test_an_erasure_is_reported_and_listed(path: Path, notebook: Notebook)
     assert (await gaiadctl(path, "erase"))[0] == USAGE
     code, page, _ = await gaiadctl(path, "consent", "revoke", "ada", "--purpose", "log", "--erase")
     assert (code, "ada allows nothing" in page, "erased 1 exchanges" in page) == (DONE, True, True)
+    half = ("consent", "revoke", "ada", "--purpose", "log", "--conversation", "c1", "--erase")
+    assert (await gaiadctl(path, *half))[0] == REFUSED
     _, page, _ = await gaiadctl(path, "erasures")
     assert re.search(r"erasure-1 .* user ada +done +2 +0 +no", page)
+
+
+async def test_consent_for_one_conversation_and_for_a_time_is_asked_for_and_shown(
+    path: Path, notebook: Notebook
+) -> None:
+    before = time.time()
+    scoped = ("azrael", "--purpose", "log", "--conversation", "c1")
+    assert (await gaiadctl(path, "consent", "grant", *scoped, "--for", "12h"))[0] == DONE
+    end = notebook.said[0]["expires_at"]
+    assert isinstance(end, float)
+    assert before + 43_199 < end < time.time() + 43_201
+    assert notebook.said[0]["conversation"] == "c1"
+    code, told, _ = await gaiadctl(path, "consent", "show", "azrael", "--conversation", "c1")
+    assert (code, "azrael allows in c1: log" in told) == (DONE, True)
+    assert (await gaiadctl(path, "consent", "revoke", *scoped))[0] == DONE
+    told = (await gaiadctl(path, "consent", "history", "azrael"))[1]
+    head, granted, revoked = told.strip().splitlines()
+    assert head.split() == ["WHEN", "ACTION", "PURPOSE", "SCOPE", "EXPIRES", "BY"]
+    assert re.search(r"grant +log +c1 +in 1[12] h [0-9]+ min +command", granted)
+    assert re.search(r"revoke +log +c1 +- +command", revoked)
 
 
 async def test_a_refusal_exits_3_with_what_to_try(path: Path, notebook: Notebook) -> None:
@@ -291,6 +320,9 @@ async def test_no_daemon_exits_4(path: Path) -> None:
         ("/train", b'{"adapter": "a", "speed": 1}', "unknown key 'speed'"),
         ("/train", b'{"adapter": "a", "force": "yes"}', "'force' must be true or false"),
         ("/consent", b'{"user": "a", "purpose": "sell", "action": "grant"}', "it may be log, train, evaluate"),
+        ("/consent", b'{"user": "a", "purpose": "log", "action": "grant", "expires_at": 1e999}', "a moment in seconds"),
+        ("/consent", b'{"user": "a", "purpose": "log", "action": "grant", "expires_at": true}', "a moment in seconds"),
+        ("/consent", b'{"user": "a", "purpose": "log", "action": "grant", "conversation": " "}', "not empty"),
         ("/adapters/import", b'{"directory": "here"}', "absolute"),
         ("/adapters/import", b'{"directory": "/x", "activate": true}', "needs a 'reason'"),
         ("/train", b'{"adapter": "\xff"}', "UTF-8"),

@@ -40,6 +40,27 @@ async def test_withdrawn_consent_ends_the_cycle_that_learns_from_it(tmp_path: Pa
         assert w.registry.versions(ARCHITECT) == []
 
 
+async def test_consent_for_one_conversation_lets_it_be_learned_from_until_it_is_withdrawn_for_that_one(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        await corrected_exchange(w, conversation="c1")
+        w.faults("slow")
+        name = await w.loop.start_cycle(ARCHITECT)
+        await w.gpu.training.wait()
+        await w.conversations.grants.append("ada", "train", "revoke", "test", 4.0, conversation="c2")
+        await w.loop.consent_revoked("ada")
+        assert w.loop._attempt is not None
+        w.loop._steps.check_consent(w.loop._attempt)
+        await w.conversations.grants.append("ada", "train", "revoke", "test", 4.0, conversation="c1")
+        await w.loop.consent_revoked("ada")
+        row = await w.ended(str(name))
+        assert (row.verdict, row.reason) == (
+            "cancelled",
+            "consent was withdrawn for 1 of the exchanges it learned from",
+        )
+
+
 async def test_newer_feedback_withdraws_nothing(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await corrected_exchange(w)

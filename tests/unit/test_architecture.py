@@ -30,7 +30,8 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
-        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms proxy.gaia
+        proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
+        proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
         proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.splice proxy.sse proxy.stages proxy.turns
         proxy.validity

@@ -1,26 +1,35 @@
-"""Consent: default deny, narrowing by header, revocations that win."""
+"""Consent: default deny, narrowing by header, revocations that win, scopes and ends of grants."""
 
 from __future__ import annotations
+
+import dataclasses
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, parse_header, still_holds
+from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, next_change, parse_header, still_holds
 
 LOG, TRAIN, EVALUATE = Purpose.LOG, Purpose.TRAIN, Purpose.EVALUATE
 
 
 def history(text: str) -> list[GrantEvent]:
-    """`+train -log` -> events; their times run backwards, because only the order counts."""
-    return [
-        GrantEvent("ana", Purpose(word[1:]), Action.GRANT if word[0] == "+" else Action.REVOKE, "test", -number)
-        for number, word in enumerate(text.split())
-    ]
+    """`+train -log@c1 +log<5` -> events, one a second; about conversation c1, until second 5."""
+    events = []
+    for number, word in enumerate(text.split()):
+        rest, _, end = word.partition("<")
+        purpose, _, conversation = rest[1:].partition("@")
+        action = Action.GRANT if word[0] == "+" else Action.REVOKE
+        expires_at = float(end) if end else None
+        events.append(
+            GrantEvent("ana", Purpose(purpose), action, "command", float(number), conversation or None, expires_at)
+        )
+    return events
 
 
 def allowed(events: str, header: str | None = None, header_may_grant: bool = False) -> set[str]:
-    standing = fold(history(events))
+    standing = fold(history(events), now=100.0)
     return {str(purpose) for purpose in decide(standing.granted, standing.revoked, header, header_may_grant)}
 
 
@@ -93,34 +102,146 @@ def test_where_the_owner_lets_it_a_header_widens_but_never_over_a_revocation(
     assert allowed(events, header, header_may_grant=True) == expected
 
 
+TIMES = st.integers(0, 5).map(float)
 EVENTS = st.lists(
-    st.builds(GrantEvent, st.just("ana"), st.sampled_from(Purpose), st.sampled_from(Action), st.just("t"), st.floats()),
+    st.builds(
+        GrantEvent,
+        st.just("ana"),
+        st.sampled_from(Purpose),
+        st.sampled_from(Action),
+        st.just("http"),
+        TIMES,
+        st.sampled_from([None, "c1", "c2"]),
+        st.none() | st.integers(0, 9).map(float),
+    ),
     max_size=12,
 )
+CONVERSATIONS = st.sampled_from([None, "c1", "c2", "c3"])
+NOWS = st.integers(0, 10).map(float)
 HEADERS = st.none() | st.text(max_size=8) | st.lists(st.sampled_from(["none", *Purpose]), max_size=4).map(",".join)
 
 
-@given(EVENTS, HEADERS, st.booleans())
+def held(events: list[GrantEvent], now: float, conversation: str | None) -> frozenset[Purpose]:
+    standing = fold(events, now=now, conversation=conversation)
+    return decide(standing.granted, standing.revoked, None, False)
+
+
+@given(EVENTS, NOWS, CONVERSATIONS, HEADERS, st.booleans())
 def test_whatever_happened_no_revoked_purpose_is_allowed_and_all_need_log(
-    events: list[GrantEvent], header: str | None, header_may_grant: bool
+    events: list[GrantEvent], now: float, conversation: str | None, header: str | None, header_may_grant: bool
 ) -> None:
-    standing = fold(events)
+    standing = fold(events, now=now, conversation=conversation)
     result = decide(standing.granted, standing.revoked, header, header_may_grant)
     assert not standing.granted & standing.revoked
     assert not result & standing.revoked
     assert not result or LOG in result
     if not header_may_grant:
-        assert result <= decide(standing.granted, standing.revoked, None, False)
+        assert result <= held(events, now, conversation)
 
 
-@given(EVENTS, st.sampled_from(Purpose), st.booleans())
+@given(EVENTS, st.sampled_from(Purpose), st.booleans(), CONVERSATIONS)
 def test_the_last_word_about_a_purpose_is_what_counts(
-    events: list[GrantEvent], purpose: Purpose, header_may_grant: bool
+    events: list[GrantEvent], purpose: Purpose, header_may_grant: bool, conversation: str | None
 ) -> None:
-    standing = fold([*events, GrantEvent("ana", purpose, Action.REVOKE, "t", 0.0)])
+    events = [*events, GrantEvent("ana", purpose, Action.REVOKE, "http", 6.0, conversation)]
+    standing = fold(events, now=6.0, conversation=conversation)
     assert not still_holds(purpose, standing, header_may_grant)
-    standing = fold([*events, GrantEvent("ana", purpose, Action.GRANT, "t", 0.0)])
-    assert still_holds(purpose, standing, header_may_grant)
+    events = [*events, GrantEvent("ana", purpose, Action.GRANT, "http", 7.0, conversation)]
+    assert still_holds(purpose, fold(events, now=7.0, conversation=conversation), header_may_grant)
+
+
+@given(st.data(), EVENTS, NOWS, CONVERSATIONS)
+def test_neither_the_order_nor_the_number_of_the_copies_of_events_counts(
+    data: st.DataObject, events: list[GrantEvent], now: float, conversation: str | None
+) -> None:
+    expected = fold(events, now=now, conversation=conversation)
+    assert fold(data.draw(st.permutations(events)), now=now, conversation=conversation) == expected
+    assert fold([*events, *events], now=now, conversation=conversation) == expected
+
+
+@given(EVENTS, st.sampled_from(Purpose), TIMES, st.sampled_from([None, "c1"]), st.sampled_from([None, "c1"]))
+def test_a_revocation_wins_over_every_grant_of_its_moment(
+    events: list[GrantEvent], purpose: Purpose, at: float, granted_for: str | None, revoked_for: str | None
+) -> None:
+    earlier = [event for event in events if event.at < at]
+    grant = GrantEvent("ana", purpose, Action.GRANT, "http", at, granted_for)
+    revocation = GrantEvent("ana", purpose, Action.REVOKE, "http", at, revoked_for)
+    assert purpose not in held([*earlier, revocation, grant], at, "c1")
+
+
+@given(EVENTS, NOWS, CONVERSATIONS)
+def test_after_the_last_revocation_of_log_for_all_nothing_holds_in_any_conversation(
+    events: list[GrantEvent], now: float, conversation: str | None
+) -> None:
+    events = [*events, GrantEvent("ana", LOG, Action.REVOKE, "http", 5.0)]
+    standing = fold(events, now=now, conversation=conversation)
+    assert standing == Standing(frozenset(), frozenset(Purpose))
+
+
+@given(st.data(), EVENTS, NOWS, CONVERSATIONS)
+def test_narrowing_never_widens(
+    data: st.DataObject, events: list[GrantEvent], now: float, conversation: str | None
+) -> None:
+    before = held(events, now, conversation)
+    # 1. One more no.
+    no = data.draw(EVENTS.map(lambda drawn: [one for one in drawn if one.action is Action.REVOKE]))
+    assert held([*events, *no], now, conversation) <= before
+    # 2. A grant that ends, is about another conversation, or was never made.
+    for number, event in enumerate(events):
+        if event.action is Action.GRANT:
+            others = [*events[:number], *events[number + 1 :]]
+            assert held(others, now, conversation) <= before
+            assert held([*others, dataclasses.replace(event, conversation="c9")], now, conversation) <= before
+            if event.expires_at is None:
+                assert held([*others, dataclasses.replace(event, expires_at=3.0)], now, conversation) <= before
+
+
+@given(EVENTS, NOWS, NOWS, CONVERSATIONS)
+def test_time_alone_changes_nothing_before_the_next_change_and_never_widens(
+    events: list[GrantEvent], now: float, wait: float, conversation: str | None
+) -> None:
+    then = now + wait
+    if then < next_change(events, now=now):
+        assert fold(events, now=then, conversation=conversation) == fold(events, now=now, conversation=conversation)
+    assert held(events, then, conversation) <= held(events, now, conversation)
+
+
+@pytest.mark.parametrize(
+    ("events", "everywhere", "in_c1"),
+    [
+        ("+train@c1", set(), {"train", "log"}),
+        ("+train -train@c1", {"train", "log"}, set()),
+        ("+train +log -train@c1", {"train", "log"}, {"log"}),
+        ("+train -log@c1", {"train", "log"}, set()),
+        # The more specific no stands, until there is a more specific yes.
+        ("+train -train@c1 +train", {"train", "log"}, set()),
+        ("+train -train@c1 +train@c1", {"train", "log"}, {"train", "log"}),
+        ("+train -log@c1 +train +log@c1", {"train", "log"}, {"log"}),
+        ("-train@c1 -log +train", {"train", "log"}, set()),
+        ("+log@c1 -log@c1 +log", {"log"}, set()),
+        # A no for all ends a yes for one, and a later yes for one is one.
+        ("+train@c1 -train", set(), set()),
+        ("+train@c1 -log +evaluate", {"evaluate", "log"}, {"evaluate", "log"}),
+        ("-log +log@c1", set(), {"log"}),
+        # What has expired neither counts nor undoes; what it covered shows again.
+        ("+train<50", set(), set()),
+        ("+train +train<50", {"train", "log"}, {"train", "log"}),
+        ("-train +train<50", set(), set()),
+        ("+train -train@c1 +train@c1<50", {"train", "log"}, set()),
+        ("+train -train<50", set(), set()),
+    ],
+)
+def test_scopes_and_ends(events: str, everywhere: set[str], in_c1: set[str]) -> None:
+    assert {*map(str, held(history(events), 100.0, None))} == everywhere
+    assert {*map(str, held(history(events), 100.0, "c2"))} == everywhere
+    assert {*map(str, held(history(events), 100.0, "c1"))} == in_c1
+
+
+def test_a_grant_ends_at_its_very_moment() -> None:
+    events = history("+train<50")
+    assert held(events, 49.9, None) == {TRAIN, LOG}
+    assert held(events, 50.0, None) == frozenset()
+    assert (next_change(events, now=49.0), next_change(events, now=50.0)) == (50.0, math.inf)
 
 
 def test_what_a_header_granted_holds_only_while_headers_may_grant() -> None:

@@ -272,6 +272,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "request_messages": [{"role": "user", "content": SECRET}],
             "correction": "right for trained",
             "created_at": 2.0,
+            "conversation": "c1",
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)

@@ -29,6 +29,7 @@ class CorrectedExchange:
     correction: str
     created_at: float
     shaped_by: tuple[str, ...] = ()
+    conversation: str | None = None
 
 
 def shaping_fields(request: object) -> tuple[str, ...]:

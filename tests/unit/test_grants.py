@@ -1,0 +1,174 @@
+"""Grants on a real database: the last word stays the last, whatever the clock says; scopes and ends hold at once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from gaiad import tables
+from gaiad.config import Config
+from gaiad.consent import Action
+from gaiad.conversations import Conversations
+from gaiad.db import Database
+from gaiad.errors import Refuse
+from gaiad.exchange import ExchangeRecord
+from gaiad.grants import Grants
+
+
+class Clock:
+    """Wall-clock seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def grants(db: Database, clock: Clock) -> Grants:
+    made = Grants(db, clock)
+    await made.load()
+    return made
+
+
+async def say(
+    grants: Grants, action: str, purpose: str, conversation: str | None = None, expires_at: float | None = None
+) -> None:
+    refused = await grants.append(
+        "ana", purpose, action, "command", grants.clock(), conversation=conversation, expires_at=expires_at
+    )
+    assert refused is None
+
+
+async def test_a_clock_that_was_set_back_neither_revives_what_was_revoked_nor_voids_a_later_grant(
+    db: Database, grants: Grants, clock: Clock
+) -> None:
+    await say(grants, "grant", "train")
+    clock.now = 10.0
+    await say(grants, "revoke", "train")
+    assert grants.purposes_for("ana") == frozenset()
+    clock.now = 5.0
+    await say(grants, "grant", "train")
+    assert grants.purposes_for("ana") == {"log", "train"}
+    granted, revoked, again = await grants.history("ana")
+    assert granted.at == revoked.at == 1000.0 < again.at < 1000.001
+    fresh = Grants(db, clock)
+    await fresh.load()
+    assert fresh.purposes_for("ana") == {"log", "train"}
+
+
+async def test_what_was_revoked_while_the_order_of_writing_decided_stays_revoked(db: Database, clock: Clock) -> None:
+    rows = [
+        {"user": "ana", "purpose": "train", "action": action, "source": "gaiadctl", "at": at}
+        for action, at in (("grant", 900.0), ("revoke", 100.0))
+    ]
+    async with db.write() as connection:
+        await connection.execute(sa.insert(tables.grants), rows)
+    grants = Grants(db, clock)
+    await grants.load()
+    assert grants.purposes_for("ana") == await grants.granted("ana") == frozenset()
+
+
+async def test_a_grant_ends_by_itself_and_what_it_covered_holds_again(grants: Grants, clock: Clock) -> None:
+    await say(grants, "grant", "log")
+    await say(grants, "grant", "train", expires_at=1060.0)
+    clock.now = 1059.0
+    assert grants.purposes_for("ana") == {"log", "train"}
+    clock.now = 1060.0
+    assert grants.purposes_for("ana") == await grants.granted("ana") == {"log"}
+    # Once over, it is over, whatever the clock says next.
+    clock.now = 1059.0
+    assert grants.purposes_for("ana") == {"log"}
+
+
+async def test_a_grant_for_one_conversation_holds_there_only_and_so_does_a_revocation(grants: Grants) -> None:
+    await say(grants, "grant", "train", "c1")
+    assert grants.purposes_for("ana", None, "c1") == {"log", "train"}
+    assert grants.purposes_for("ana", "log", "c1") == {"log"}
+    assert grants.purposes_for("ana") == grants.purposes_for("ana", None, "c2") == frozenset()
+    await say(grants, "grant", "log")
+    await say(grants, "revoke", "log", "c1")
+    assert grants.purposes_for("ana", None, "c1") == await grants.granted("ana", " c1 ") == frozenset()
+    assert grants.purposes_for("ana", None, "c2") == await grants.granted("ana", "c2") == {"log"}
+    assert grants.unrevoked("ana", frozenset({"log"}), "c1") == frozenset()
+    assert grants.unrevoked("ana", frozenset({"log"}), None) == {"log"}
+
+
+@pytest.mark.parametrize(
+    ("action", "conversation", "expires_at"),
+    [
+        ("grant", " ", None),
+        ("grant", "x" * 1001, None),
+        ("revoke", "\ud800", None),
+        ("grant", None, 1000.0),
+        ("grant", None, float("nan")),
+        ("grant", None, float("inf")),
+        ("revoke", None, 2000.0),
+    ],
+)
+async def test_a_scope_or_an_end_that_makes_no_sense_is_refused(
+    grants: Grants, clock: Clock, action: str, conversation: str | None, expires_at: float | None
+) -> None:
+    refused = await grants.append(
+        "ana", "log", action, "http", clock.now, conversation=conversation, expires_at=expires_at
+    )
+    assert isinstance(refused, Refuse)
+    assert await grants.history("ana") == []
+
+
+def exchange(grants: Grants, name: str, conversation: str | None) -> ExchangeRecord:
+    """What the proxy offers of an exchange, for what holds now."""
+    return ExchangeRecord(
+        request_id=name,
+        at=1000.0,
+        user="ana",
+        conversation=conversation,
+        purposes=grants.purposes_for("ana", None, conversation),
+        stage="generation",
+        stage_reason="default",
+        status=200,
+        started=1000.0,
+        total_ms=1.0,
+        request={"messages": [{"role": "user", "content": "hi"}]},
+        response={"choices": []},
+    )
+
+
+async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_learned_from(
+    db: Database, grants: Grants, clock: Clock
+) -> None:
+    store = Conversations(db, grants)
+    for conversation in ("c1", "c2", "c3"):
+        await say(grants, "grant", "train", conversation, expires_at=1060.0 if conversation == "c2" else None)
+    records = [exchange(grants, f"r-{one}", one) for one in ("c1", "c2", "c3", "c4", None)]
+    # Revoked while it waited.
+    await say(grants, "revoke", "log", "c3")
+    await store.keep(records)
+    kept = [row["request_id"] for row in await store.exchanges(10) if row["user"] == "ana"]
+    assert sorted(map(str, kept)) == ["r-c1", "r-c2"]
+    for name in ("r-c1", "r-c2"):
+        assert await store.add_feedback(name, "bad", "so", clock.now) is None
+    assert [row["exchange_id"] for row in await store.corrected(["generation"])] == ["r-c1", "r-c2"]
+    clock.now = 1060.0
+    assert [row["exchange_id"] for row in await store.corrected(["generation"])] == ["r-c1"]
+    await say(grants, Action.REVOKE, "train", "c1")
+    assert await store.corrected(["generation"]) == []
+    assert await store.add_feedback("r-c1", "good", None, clock.now) is None
+    await say(grants, Action.REVOKE, "log", "c1")
+    assert isinstance(await store.add_feedback("r-c1", "good", None, clock.now), Refuse)
