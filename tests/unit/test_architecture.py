@@ -36,7 +36,8 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        conversations cycles db grants keyfile logs migrations migrations.env migrations.versions notify registry tables
+        conversations cycles db feedback grants keyfile logs migrations migrations.env migrations.versions notify
+        registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
