@@ -1,7 +1,7 @@
 """The exchanges that were kept because somebody agreed to it.
 
-Writes exchanges in batches, takes feedback, and answers which corrected exchanges may be
-learned from. Consent is decided by `consent`; here it is only asked, once more before each write.
+Writes exchanges in batches and gives them back; what was thought of them is `feedback`'s work. Consent is decided by
+`consent`; here it is only asked, once more before each write.
 """
 
 from __future__ import annotations
@@ -10,28 +10,22 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import grants, tables
-from gaiad.consent import Purpose, fold, still_holds
+from gaiad import tables
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.erasure import Selector
-from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord, verdict_word
+from gaiad.exchange import ExchangeRecord, scope_of, storable
+from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
 from gaiad.redact import Scrubbed
 from gaiad.redact_file import load_scrubber
 from gaiad.user import user_name
-
-MAX_CORRECTION_CHARS = 200_000
-_NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
-
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
@@ -61,26 +55,17 @@ def _statements(rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]
         yield _INSERT_ONE, list(rows[-rest:])
 
 
-class CorrectedRow(TypedDict):
-    """An exchange with a correction, shaped like the learner's `CorrectedExchange`."""
-
-    exchange_id: str
-    user: str
-    stage: str
-    request_messages: list[dict[str, Json]]
-    correction: str
-    created_at: float
-    conversation: str | None
-
-
 class Conversations:
-    """Sole writer of exchanges and feedback; `grants` says what may be kept. `load` once, before the first request."""
+    """Sole writer of exchanges, with the `feedback` on them; `grants` says what may be kept.
+
+    `load` once, before the first request.
+    """
 
     def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self.grants = grants or Grants(db)
         self._scrubber = load_scrubber(db.config)
+        self.feedback = Feedback(db, self.grants, self._scrubber)
         self._closed: dict[Selector, float] = {}
 
     async def load(self) -> None:
@@ -128,20 +113,18 @@ class Conversations:
 
     async def exchange(self, request_id: str) -> dict[str, Json] | None:
         """One exchange with all that was kept of it. It is durable: only committed rows are seen."""
-        if not _storable(request_id):
+        if not storable(request_id):
             return None
         async with self._db.read() as connection:
             query = _joined().where(tables.exchanges.c.request_id == request_id)
             row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
                 return None
-            said = tables.feedback.c
-            query = sa.select(said.verdict, said.correction, said.at).where(said.request_id == request_id)
-            feedback = (await connection.execute(query.order_by(said.id))).mappings().all()
+            feedback = await said_of(connection, request_id)
         found = _summary(row)
         found["request"] = json.loads(row["request"]) if row["request"] else None
         found["response"] = json.loads(row["response"]) if row["response"] else None
-        found["feedback"] = [dict(entry) for entry in feedback]
+        found["feedback"] = [*feedback]
         return found
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
@@ -154,55 +137,8 @@ class Conversations:
             query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            said = await _newest_feedback(connection, [row["request_id"] for row in rows])
+            said = await newest_of(connection, [row["request_id"] for row in rows])
         return [{**_summary(row), "feedback": said.get(row["request_id"])} for row in rows]
-
-    async def add_feedback(self, request_id: str, verdict: str, correction: str | None, at: float) -> Refuse | None:
-        """Attach a verdict, and perhaps the right answer, to a kept exchange; the newest feedback counts."""
-        problem = _feedback_problem(request_id, verdict, correction)
-        if problem is not None:
-            return problem
-        row: dict[str, object] = {"request_id": request_id, "verdict": verdict_word(verdict), "at": at}
-        async with self._db.write() as connection:
-            query = _joined().where(tables.exchanges.c.request_id == request_id)
-            found = (await connection.execute(query)).mappings().one_or_none()
-            problem = self._not_open_to_feedback(found)
-            if problem is None and found is not None:
-                # As in what was said before: the same value has the same placeholder.
-                scope = scope_of(found["user"], found["conversation"], request_id)
-                row["correction"] = self._scrubber.scrub(correction, scope).value
-                await connection.execute(sa.insert(tables.feedback).values(row))
-        return problem
-
-    async def corrected(self, stages: Sequence[str]) -> list[CorrectedRow]:
-        """Exchanges at `stages` whose newest feedback corrects them and that may be learned from now.
-
-        The purpose `train` must have held when the exchange was recorded, and must hold still.
-        """
-        newest = sa.select(sa.func.max(tables.feedback.c.id)).group_by(tables.feedback.c.request_id)
-        query = (
-            _joined()
-            .add_columns(tables.feedback.c.correction)
-            .join(tables.feedback, tables.feedback.c.request_id == tables.exchanges.c.request_id)
-            .where(tables.feedback.c.id.in_(newest), tables.feedback.c.correction.is_not(None))
-            .where(tables.exchanges.c.stage.in_(list(stages)))
-            .order_by(tables.exchanges.c.at, tables.exchanges.c.request_id)
-        )
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
-        now = self.grants.clock()
-        return [
-            _corrected_row(row, messages)
-            for row in rows
-            if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(
-                Purpose.TRAIN,
-                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
-                self._header_may_grant,
-            )
-            and (messages := _messages(row["request"]))
-        ]
 
     async def delete_old_metadata(self, before: float) -> int:
         """Delete content-free rows older than `before`; say how many."""
@@ -227,44 +163,6 @@ class Conversations:
             and selector.covers(user=record.user, conversation=record.conversation, request_id=record.request_id)
             for selector, at in self._closed.items()
         )
-
-    def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
-        if found is None:
-            return _NO_SUCH_EXCHANGE
-        if found["user"] is None:
-            return Refuse(
-                "the exchange was not kept, because its user had not agreed to that",
-                "grant a purpose first; it holds for the exchanges that follow",
-            )
-        purposes = frozenset(found["purposes"].split(","))
-        if not self.grants.unrevoked(found["user"], purposes, found["conversation"]):
-            hint = "nothing is added to it unless the user grants that again"
-            return Refuse("the user has revoked what the exchange was kept for", hint)
-        return None
-
-
-def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> Refuse | None:
-    if not _storable(request_id):
-        return _NO_SUCH_EXCHANGE
-    if verdict_word(verdict) is None:
-        return Refuse("the verdict is not a word", "use one word such as good or bad")
-    if correction is None:
-        return None
-    if not correction.strip() or len(correction) > MAX_CORRECTION_CHARS or not _storable(correction):
-        return Refuse("the correction is empty, too long or not text", "send the whole right answer as text")
-    return None
-
-
-def _storable(text: str) -> bool:
-    # Lone surrogates, which JSON allows and SQLite does not.
-    return text == text.encode("utf-8", "ignore").decode("utf-8")
-
-
-async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
-    said = tables.feedback.c
-    query = sa.select(said.request_id, said.verdict, said.correction.is_not(None).label("correction"), said.at)
-    rows = await connection.execute(query.where(said.request_id.in_(request_ids)).order_by(said.id))
-    return {row.request_id: {"verdict": row.verdict, "correction": row.correction, "at": row.at} for row in rows}
 
 
 def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
@@ -295,17 +193,12 @@ def _content_row(record: ExchangeRecord, request: Scrubbed, response: Scrubbed) 
     return {
         "request_id": record.request_id,
         "user": record.user,
-        "conversation": record.conversation if _storable(record.conversation or "") else None,
+        "conversation": record.conversation if storable(record.conversation or "") else None,
         "purposes": ",".join(sorted(record.purposes)),
         "request": _dumped(request.value),
         "response": _dumped(response.value),
         "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
     }
-
-
-def scope_of(user: str | None, conversation: str | None, request_id: str) -> str:
-    """Within what one value has one placeholder: a user's conversation, else the exchange alone."""
-    return json.dumps([user, conversation or request_id])
 
 
 def _dumped(body: object) -> str | None:
@@ -326,24 +219,3 @@ def _summary(row: sa.RowMapping) -> dict[str, Json]:
     found["purposes"] = row["purposes"].split(",") if row["purposes"] else []
     found["durable"] = True
     return found
-
-
-def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
-    return CorrectedRow(
-        exchange_id=row["request_id"],
-        user=row["user"],
-        stage=row["stage"],
-        request_messages=messages,
-        correction=row["correction"],
-        created_at=row["at"],
-        conversation=row["conversation"],
-    )
-
-
-def _messages(request: str | None) -> list[dict[str, Json]]:
-    """The chat messages of a kept request; empty where it was none."""
-    body = json.loads(request) if request else {}
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return []
-    return messages

@@ -1,4 +1,4 @@
-"""One exchange (a request and its reply) as it is offered to the recorder, and the word that judges it.
+"""One exchange (a request and its reply) as it is offered to the recorder, and what somebody thought of it.
 
 Nouns only: it says what may be kept, not whether. `consent` decides, `proxy.recorder` queues, `conversations`
 writes.
@@ -6,11 +6,15 @@ writes.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
 
 import msgspec
 
+MAX_NOTE_CHARS = 4000
 _VERDICT = re.compile(r"[a-z][a-z_]{0,31}")
 
 
@@ -18,6 +22,31 @@ def verdict_word(text: str) -> str | None:
     """A verdict as it is kept, one word in lower case; None where `text` is not one word."""
     word = text.strip().lower()
     return word if _VERDICT.fullmatch(word) else None
+
+
+def is_score(value: object) -> TypeGuard[float]:
+    """Whether a value is a number from 0 to 1; true and false are none, nor is what is not a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def storable(text: str) -> bool:
+    """Whether the store can hold a text: JSON allows lone surrogates, SQLite does not."""
+    return text == text.encode("utf-8", "ignore").decode("utf-8")
+
+
+def scope_of(user: str | None, conversation: str | None, request_id: str) -> str:
+    """Within what one value has one placeholder: a user's conversation, else the exchange alone."""
+    return json.dumps([user, conversation or request_id])
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What somebody thought of a reply: one word, perhaps how good it was (0 to 1), the right answer, a remark."""
+
+    verdict: str
+    correction: str | None = None
+    score: float | None = None
+    note: str | None = None
 
 
 class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from aiohttp import web
 from gaiad.control.listener import Listener
 from gaiad.control.metrics import CONTENT_TYPE, metrics_of
 from gaiad.errors import AdapterError, ConfigError, CurriculumError, DatasetError, GaiadError, NotYet, Refuse
-from gaiad.exchange import verdict_word
+from gaiad.exchange import Judgement, is_score, verdict_word
 
 log = structlog.get_logger()
 
@@ -88,8 +88,8 @@ class Commands(Protocol):
     async def exchange(self, request_id: str) -> Answer:
         """One exchange."""
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
-        """Attach a verdict, and possibly the right answer, to an exchange."""
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
+        """Attach a verdict, and possibly a score, the right answer and a note, to an exchange."""
 
     async def backup(self, target: Path) -> Answer:
         """Copy the store to a new file."""
@@ -217,11 +217,9 @@ async def _exchange(request: web.Request) -> web.Response:
 
 
 async def _feedback(request: web.Request) -> web.Response:
-    body = await _body(request, "request_id", "verdict", "correction")
-    answer = await request.app[COMMANDS].feedback(
-        _text(body, "request_id"), _verdict(body), _optional_text(body, "correction")
-    )
-    return _answered(answer)
+    body = await _body(request, "request_id", "verdict", "score", "correction", "note")
+    given = Judgement(_verdict(body), _optional_text(body, "correction"), _score(body), _optional_text(body, "note"))
+    return _answered(await request.app[COMMANDS].feedback(_text(body, "request_id"), given))
 
 
 async def _backup(request: web.Request) -> web.Response:
@@ -311,6 +309,13 @@ def _verdict(body: Mapping[str, object]) -> str:
     if word is None:
         raise _bad_request("'verdict' is not one word", "use one word such as good or bad")
     return word
+
+
+def _score(body: Mapping[str, object]) -> float | None:
+    value = body.get("score")
+    if value is not None and not is_score(value):
+        raise _bad_request("'score' is not a number from 0 to 1", "leave it out where there is none")
+    return value
 
 
 def _limit(request: web.Request, default: int) -> int:

@@ -20,6 +20,7 @@ from gaiad.conversations import Conversations
 from gaiad.cycles import Cycles
 from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
+from gaiad.exchange import Judgement
 from gaiad.registry import Registry, VersionRow
 from gaiad.user import conversation_name, user_name
 
@@ -190,10 +191,10 @@ class DaemonCommands:
             return Unknown(f"no exchange {request_id!r} is kept", "gaiadctl exchanges list shows those that are")
         return found
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
         """Attach a verdict to an exchange."""
         await self._flush()
-        refused = await self._conversations.add_feedback(request_id, verdict, correction, time.time())
+        refused = await self._conversations.feedback.add(request_id, given, time.time())
         return refused if refused is not None else {"request_id": request_id, "noted": True}
 
     async def backup(self, target: Path) -> Answer:

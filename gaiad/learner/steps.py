@@ -152,7 +152,7 @@ class Steps:
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected at the curriculum's stages and let be learned from."""
-        rows = await self._conversations.corrected(curriculum.stages)
+        rows = await self._conversations.feedback.corrected(curriculum.stages)
         return [CorrectedExchange(**row, shaped_by=await self._shaped_by(row["exchange_id"])) for row in rows]
 
     async def _shaped_by(self, exchange_id: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gaiad.adapter import RegistrySnapshot, VersionName
 from gaiad.config import Config
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.keys import Keyring
 from gaiad.proxy.recognition import Rules
 from gaiad.rollout import ReplyOutcome
@@ -77,7 +77,7 @@ class ProxyDeps:
     offer: Callable[[ExchangeRecord], bool]
     on_reply: Callable[[ReplyOutcome], None]
     health: Callable[[], Mapping[str, Any]]
-    feedback: Callable[[str, str, str | None], Awaitable[Refuse | None]]
+    feedback: Callable[[str, Judgement], Awaitable[Refuse | None]]
     flush: Callable[[], Awaitable[None]]
     exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict

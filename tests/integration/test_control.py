@@ -26,6 +26,7 @@ from gaiad.control.app import ROUTES, Answer, Reply, Unknown, make_app, serve
 from gaiad.control.listener import Listener
 from gaiad.control.status import health_of, health_page
 from gaiad.errors import AdapterError, ControlError, NotYet, Refuse, StoreError
+from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine
 from gaiad.gpu.handoff import Phase
 from gaiad.gpu.loop import GpuLoop
@@ -122,7 +123,7 @@ class Notebook:
             return {"request": {"content": "x \ud800 y, grüße"}}
         raise StoreError("the database is locked", hint="close what holds it")
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
         return {"noted": True}
 
     async def backup(self, target: Path) -> Answer:
@@ -329,6 +330,9 @@ async def test_no_daemon_exits_4(path: Path) -> None:
         ("/train", b"[" * 100_000, "not JSON"),
         ("/feedback", b'{"request_id": "\\ud800", "verdict": "good"}', "no text"),
         ("/feedback", b'{"request_id": "r", "verdict": "very good"}', "not one word"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": 2}', "from 0 to 1"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": NaN}', "from 0 to 1"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": true}', "from 0 to 1"),
         ("/adapters/import", b'{"directory": "/x\\u0000"}', "no text"),
         ("/dance", b"{}", "Not Found"),
     ],

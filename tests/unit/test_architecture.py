@@ -37,7 +37,7 @@ LAYERS: dict[int, str] = {
         proxy.validity
     """,
     WORLD: """
-        aside conversations copies cycles db disk erasures grants keyfile logs migrations migrations.env
+        aside conversations copies cycles db disk erasures feedback grants keyfile logs migrations migrations.env
         migrations.versions notify redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.probe
