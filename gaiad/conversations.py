@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
+from gaiad.content import Content, content_of
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.erasure import Selector
-from gaiad.exchange import ExchangeRecord, scope_of, storable
+from gaiad.exchange import ExchangeRecord, storable
 from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
-from gaiad.redact import Scrubbed
 from gaiad.redact_file import load_scrubber
+from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, Signal, regenerated
 from gaiad.user import user_name
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
@@ -88,24 +90,17 @@ class Conversations:
         if not allowed:
             return
         # Off the loop: looking for secrets takes its time, and replies should not wait for it.
-        scrubbed = await asyncio.to_thread(self._scrubbed, [record for record in allowed if record.purposes])
+        contents = await asyncio.to_thread(self._contents, [record for record in allowed if record.purposes])
         async with self._db.write() as connection:
             # What was revoked, or is being erased, since the look before is not kept either.
             final = [self._without_revoked(record) for record in allowed]
             for statement, values in _statements([_metadata_row(record) for record in final]):
                 await connection.exec_driver_sql(statement, values)
-            contents = [_content_row(record, *scrubbed[record.request_id]) for record in final if record.purposes]
-            if contents:
-                await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
+            await _write_contents(connection, [record for record in final if record.purposes], contents)
 
-    def _scrubbed(self, records: Sequence[ExchangeRecord]) -> dict[str, tuple[Scrubbed, Scrubbed]]:
-        """Requests and replies as they may be written down, by request id."""
-        found = {}
-        for record in records:
-            scope = scope_of(record.user, record.conversation, record.request_id)
-            parts = (self._scrubber.scrub(part, scope) for part in (record.request, record.response))
-            found[record.request_id] = next(parts), next(parts)
-        return found
+    def _contents(self, records: Sequence[ExchangeRecord]) -> dict[str, Content]:
+        """What may be written down of each, by request id."""
+        return {record.request_id: content_of(record, self._scrubber) for record in records}
 
     def hurry(self, hurries: bool) -> None:
         """Have rows written at once, even where replies then wait for a core; or not any more."""
@@ -121,10 +116,14 @@ class Conversations:
             if row is None:
                 return None
             feedback = await said_of(connection, request_id)
-        found = _summary(row)
+            signals = await _signals(connection, [request_id])
+        found = {**_summary(row), "signals": signals.get(request_id, [])}
         found["request"] = json.loads(row["request"]) if row["request"] else None
         found["response"] = json.loads(row["response"]) if row["response"] else None
         found["feedback"] = [*feedback]
+        found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
+        found["sampling"] = json.loads(row["sampling"]) if row["sampling"] else None
+        found |= {name: row[name] for name in ("consent", "engine", "template")}
         return found
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
@@ -137,8 +136,12 @@ class Conversations:
             query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            said = await newest_of(connection, [row["request_id"] for row in rows])
-        return [{**_summary(row), "feedback": said.get(row["request_id"])} for row in rows]
+            ids = [row["request_id"] for row in rows]
+            said, signals = await newest_of(connection, ids), await _signals(connection, ids)
+        return [
+            {**_summary(row), "feedback": said.get(row["request_id"]), "signals": signals.get(row["request_id"], [])}
+            for row in rows
+        ]
 
     async def delete_old_metadata(self, before: float) -> int:
         """Delete content-free rows older than `before`; say how many."""
@@ -184,25 +187,55 @@ def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
         1 if record.streamed else 0,
         1 if record.complete else 0,
         None if record.valid is None else int(record.valid),
+        str(record.outcome),
         "kept" if record.purposes else "not_kept",
     )
 
 
-def _content_row(record: ExchangeRecord, request: Scrubbed, response: Scrubbed) -> dict[str, object]:
-    counts = request.counts + response.counts
-    return {
-        "request_id": record.request_id,
-        "user": record.user,
-        "conversation": record.conversation if storable(record.conversation or "") else None,
-        "purposes": ",".join(sorted(record.purposes)),
-        "request": _dumped(request.value),
-        "response": _dumped(response.value),
-        "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
-    }
+async def _write_contents(
+    connection: AsyncConnection, records: Sequence[ExchangeRecord], contents: Mapping[str, Content]
+) -> None:
+    """Write what was said in `records`, and what follows from it for these and for earlier replies."""
+    if not records:
+        return
+    # A purpose may have been revoked since the content was made ready.
+    rows = [{**contents[one.request_id].row, "purposes": ",".join(sorted(one.purposes))} for one in records]
+    await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), rows)
+    signals: list[dict[str, object]] = [
+        {"request_id": one.request_id, "what": what.value, "at": one.at}
+        for one in records
+        for what in contents[one.request_id].signals
+    ]
+    signals += await _asked_again(connection, {str(row["question"]) for row in rows if row["question"]}, records)
+    if signals:
+        await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
 
-def _dumped(body: object) -> str | None:
-    return None if body is None else json.dumps(body, separators=(",", ":"))
+async def _asked_again(
+    connection: AsyncConnection, questions: set[str], records: Sequence[ExchangeRecord]
+) -> list[dict[str, object]]:
+    """The replies after which the same question came again, with this batch."""
+    exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+    since = min(record.started for record in records) - ASKED_AGAIN_WITHIN_S
+    found: list[Asked] = []
+    for some in tables.in_parts(sorted(questions)):
+        query = (
+            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.outcome)
+            .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
+            .where(contents.question.in_(some), exchanges.started >= since)
+        )
+        found += [Asked(*row) for row in (await connection.execute(query)).all()]
+    now = max(record.at for record in records)
+    return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
+
+
+async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = {}
+    query = sa.select(tables.signals.c.request_id, tables.signals.c.what)
+    query = query.where(tables.signals.c.request_id.in_(request_ids)).order_by(tables.signals.c.what)
+    for row in await connection.execute(query):
+        found.setdefault(row.request_id, []).append(row.what)
+    return found
 
 
 def _joined() -> sa.Select[*tuple[object, ...]]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeGuard
 
 import msgspec
@@ -49,11 +50,21 @@ class Judgement:
     note: str | None = None
 
 
+class Outcome(StrEnum):
+    """How an exchange ended: with a whole reply, left by the client before that, or by a failure or refusal."""
+
+    WHOLE = "whole"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+
 class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What one request left behind. Times are wall-clock seconds, durations milliseconds.
 
-    Without a purpose there is no user, conversation, request or response: see `content_free`, which the store applies
-    again before it writes.
+    Without a purpose there is no user, conversation, request or response, nor anything else that the client said: see
+    `content_free`, which the store applies again before it writes. `complete` is a whole reply of which the engine does
+    not say that it failed; of one that is not, `response` holds what came of it. `consent_header` is the header in
+    short, `sampling` the numbers that the engine got, `engine` and `template` digests; `is_user`: somebody waited.
     """
 
     request_id: str
@@ -77,11 +88,24 @@ class ExchangeRecord(msgspec.Struct, frozen=True, kw_only=True):
     valid: bool | None = None
     request: Mapping[str, object] | None = None
     response: Mapping[str, object] | None = None
+    outcome: Outcome = Outcome.WHOLE
+    consent_header: str | None = None
+    sampling: Mapping[str, float] | None = None
+    engine: str = ""
+    template: str = ""
+    is_user: bool = False
 
     def content_free(self) -> ExchangeRecord:
         """The same exchange without anything that the client said or is."""
         return msgspec.structs.replace(
-            self, user=None, conversation=None, purposes=frozenset(), request=None, response=None
+            self,
+            user=None,
+            conversation=None,
+            purposes=frozenset(),
+            request=None,
+            response=None,
+            consent_header=None,
+            sampling=None,
         )
 
     def with_purposes(self, purposes: frozenset[str]) -> ExchangeRecord:

@@ -53,6 +53,14 @@ class EngineKnowledge(Protocol):
     def max_model_len(self) -> int | None:
         """The window of the base model in tokens, if it told."""
 
+    @property
+    def digest(self) -> str:
+        """What tells this engine from another."""
+
+    @property
+    def template(self) -> str:
+        """What tells its chat template from another; empty where it cannot be seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyDeps:

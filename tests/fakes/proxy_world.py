@@ -100,6 +100,8 @@ class Facts:
     version: str = "0.32.0"
     served_name: str = "fake-base"
     max_model_len: int | None = 4096
+    digest: str = "engine-digest"
+    template: str = "template-digest"
 
 
 @dataclass
