@@ -88,6 +88,9 @@ class Commands(Protocol):
     async def exchange(self, request_id: str) -> Answer:
         """One exchange."""
 
+    async def explain(self, request_id: str) -> Answer:
+        """Where a reply came from and what became of it."""
+
     async def feedback(self, request_id: str, given: Judgement) -> Answer:
         """Attach a verdict, and possibly a score, the right answer and a note, to an exchange."""
 
@@ -216,6 +219,10 @@ async def _exchange(request: web.Request) -> web.Response:
     return _answered(await request.app[COMMANDS].exchange(request.match_info["id"]))
 
 
+async def _explain(request: web.Request) -> web.Response:
+    return _answered(await request.app[COMMANDS].explain(request.match_info["id"]))
+
+
 async def _feedback(request: web.Request) -> web.Response:
     body = await _body(request, "request_id", "verdict", "score", "correction", "note")
     given = Judgement(_verdict(body), _optional_text(body, "correction"), _score(body), _optional_text(body, "note"))
@@ -245,6 +252,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/erasures", _erasures),
     web.get("/exchanges", _exchanges),
     web.get("/exchanges/{id}", _exchange),
+    web.get("/explain/{id}", _explain),
     web.post("/feedback", _feedback),
     web.post("/backup", _backup),
 )

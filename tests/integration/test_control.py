@@ -123,6 +123,9 @@ class Notebook:
             return {"request": {"content": "x \ud800 y, grüße"}}
         raise StoreError("the database is locked", hint="close what holds it")
 
+    async def explain(self, request_id: str) -> Answer:
+        return Unknown(f"no exchange {request_id!r} is kept", "list them")
+
     async def feedback(self, request_id: str, given: Judgement) -> Answer:
         return {"noted": True}
 
@@ -350,6 +353,11 @@ async def test_malformed_requests_get_one_clear_sentence(
     assert re.match(r"HTTP/1.1 4\d\d", status)
     problem = json.loads(text)["error"]
     assert expected in f"{problem['message']} {problem['hint']}"
+
+
+async def test_an_exchange_that_nobody_knows_is_not_explained(path: Path, notebook: Notebook) -> None:
+    code, _, complaint = await gaiadctl(path, "explain", "gaia-none")
+    assert (code, "no exchange 'gaia-none' is kept" in complaint) == (1, True)
 
 
 def test_every_route_stands_on_its_page() -> None:

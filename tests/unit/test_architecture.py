@@ -26,7 +26,7 @@ LAYERS: dict[int, str] = {
     """,
     PURE: """
         consent content ending erasure idle redact redact_checks report rollout signals
-        control.metrics control.status
+        control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
@@ -57,7 +57,7 @@ LAYERS: dict[int, str] = {
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
-        cli.exchanges cli.keys cli.main cli.output cli.stages cli.status cli.train
+        cli.exchanges cli.explain cli.keys cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train
