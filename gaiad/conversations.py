@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
+from gaiad.consent import Purpose
 from gaiad.content import Content, content_of
 from gaiad.curriculum import Json
 from gaiad.db import Database
@@ -34,6 +35,8 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _Row: TypeAlias = tuple[object, ...]
+Place: TypeAlias = tuple[float, str]
+"""After which exchange the next ones come: its time and its request id."""
 
 
 def _insert_metadata(rows: int) -> str:
@@ -117,14 +120,7 @@ class Conversations:
                 return None
             feedback = await said_of(connection, request_id)
             signals = await _signals(connection, [request_id])
-        found = {**_summary(row), "signals": signals.get(request_id, [])}
-        found["request"] = json.loads(row["request"]) if row["request"] else None
-        found["response"] = json.loads(row["response"]) if row["response"] else None
-        found["feedback"] = [*feedback]
-        found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
-        found["sampling"] = json.loads(row["sampling"]) if row["sampling"] else None
-        found |= {name: row[name] for name in ("consent", "engine", "template")}
-        return found
+        return _whole(row, feedback, signals)
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
         """The newest exchanges, newest first, of one user only where named.
@@ -142,6 +138,36 @@ class Conversations:
             {**_summary(row), "feedback": said.get(row["request_id"]), "signals": signals.get(row["request_id"], [])}
             for row in rows
         ]
+
+    async def exported(
+        self, purpose: Purpose, *, after: Place | None, limit: int, user: str | None, stage: str | None
+    ) -> tuple[list[dict[str, Json]], Place | None]:
+        """All of the next exchanges that may be used for `purpose` now, oldest first, and where the next ones begin.
+
+        Looks at `limit` rows at most, so there may be fewer, or none, before the end, where that place is None.
+        """
+        exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+        query = _joined().where(contents.purposes.contains(purpose.value, autoescape=True))
+        if after is not None:
+            query = query.where(sa.tuple_(exchanges.at, exchanges.request_id) > sa.tuple_(*map(sa.literal, after)))
+        if user is not None:
+            query = query.where(contents.user == (user_name(user) or ""))
+        if stage is not None:
+            query = query.where(exchanges.stage == stage)
+        async with self._db.read() as connection:
+            ordered = query.order_by(exchanges.at, exchanges.request_id).limit(limit)
+            rows = (await connection.execute(ordered)).mappings().all()
+            usable = [row for row in rows if self._may_be_used(row, purpose)]
+            said = {row["request_id"]: await said_of(connection, row["request_id"]) for row in usable}
+            signals = await _signals(connection, [*said])
+        end = (rows[-1]["at"], rows[-1]["request_id"]) if len(rows) == limit else None
+        return [_whole(row, said[row["request_id"]], signals) for row in usable], end
+
+    def _may_be_used(self, row: sa.RowMapping, purpose: Purpose) -> bool:
+        if purpose.value not in row["purposes"].split(","):
+            return False
+        # Asked as with a header for it, since a header may have been the grant.
+        return purpose.value in self.grants.purposes_for(row["user"], purpose.value, row["conversation"])
 
     async def delete_old_metadata(self, before: float) -> int:
         """Delete content-free rows older than `before`; say how many."""
@@ -243,6 +269,18 @@ def _joined() -> sa.Select[*tuple[object, ...]]:
     return sa.select(
         tables.exchanges, *(column for column in contents.columns if column.name != "request_id")
     ).select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
+
+
+def _whole(
+    row: sa.RowMapping, feedback: Sequence[dict[str, Json]], signals: Mapping[str, list[Json]]
+) -> dict[str, Json]:
+    """All of an exchange."""
+    found = _summary(row)
+    found["signals"], found["feedback"] = signals.get(row["request_id"], []), [*feedback]
+    for name in ("request", "response", "sampling"):
+        found[name] = json.loads(row[name]) if row[name] else None
+    found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
+    return found | {name: row[name] for name in ("consent", "engine", "template")}
 
 
 def _summary(row: sa.RowMapping) -> dict[str, Json]:

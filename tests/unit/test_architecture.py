@@ -57,7 +57,7 @@ LAYERS: dict[int, str] = {
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
-        cli.exchanges cli.explain cli.keys cli.main cli.output cli.stages cli.status cli.train
+        cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train
