@@ -139,10 +139,19 @@ class KeysConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """`[store]`: where exchanges are kept; `url` is empty for SQLite inside `state_dir`."""
+    """`[store]`: where exchanges are kept, how long and how much; `url` is empty for SQLite inside `state_dir`.
+
+    Days and MiB bound what is kept for a purpose, 0 of them nothing.
+    """
 
     url: str = ""
     metadata_days: int = 90
+    log_days: int = 90
+    log_mib: int = 1024
+    train_days: int = 0
+    train_mib: int = 1024
+    evaluate_days: int = 0
+    evaluate_mib: int = 1024
     queue_size: int = 2000
 
 
@@ -222,7 +231,10 @@ _NOT_NEGATIVE = {
     "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
     "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
-    "store": ("metadata_days",),
+    "store": (
+        "metadata_days",
+        *(f"{what}_{unit}" for what in ("log", "train", "evaluate") for unit in ("days", "mib")),
+    ),
 }
 
 

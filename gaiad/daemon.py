@@ -33,10 +33,11 @@ from gaiad.cycles import Cycles
 from gaiad.db import Database, lock_state_dir
 from gaiad.eraser import Eraser
 from gaiad.erasures import Erasures
-from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
+from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse
 from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
+from gaiad.housekeeper import Housekeeper
 from gaiad.keyfile import WatchedKeys
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.sources import catalogue
@@ -53,8 +54,6 @@ log = structlog.get_logger()
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that looks through what is kept may hold the interpreter while the loop wants it: Python's own 5 ms
 would stand in the way of replies."""
-_HOUR_S = 3600.0
-_DAY_S = 86400.0
 _STATUS_S = 5.0
 _ENGINE_GRACE_S = 10.0
 
@@ -176,6 +175,11 @@ class _Daemon:
             learner=self.learner,
             flush=self.recorder.flush,
         )
+        self.housekeeper = Housekeeper(
+            config=config,
+            conversations=self.conversations,
+            is_learning=lambda: self.learner.status()["cycle"] is not None,
+        )
 
     def _loops(self) -> list[tuple[str, Coroutine[object, object, None]]]:
         loops = [
@@ -184,7 +188,7 @@ class _Daemon:
             ("learner", self.learner.run()),
             ("eraser", self.eraser.run()),
             ("supervisor", self._tell_supervisor()),
-            ("housekeeping", self._forget_old_rows()),
+            ("housekeeping", self.housekeeper.run()),
         ]
         if self.config.learning.enabled:
             loops.append(("schedule", run_schedule(self.learner.tick, every_s=self.config.learning.tick_s)))
@@ -310,16 +314,6 @@ class _Daemon:
                 self.notifier.status(line)
                 told = line
             await asyncio.sleep(min(_STATUS_S, self.notifier.watchdog_interval_s or _STATUS_S))
-
-    async def _forget_old_rows(self) -> None:
-        while True:
-            before = time.time() - self.config.store.metadata_days * _DAY_S
-            try:
-                await self.conversations.delete_old_metadata(before)
-            except StoreError as error:
-                # The loop's edge: a store that is full or locked is no reason to stop serving.
-                log.error("old_rows_not_deleted", error=error.message, hint=error.hint)
-            await asyncio.sleep(_HOUR_S)
 
 
 def load_curricula(config: Config) -> list[Curriculum]:
