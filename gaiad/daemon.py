@@ -33,7 +33,7 @@ from gaiad.cycles import Cycles
 from gaiad.db import Database, lock_state_dir
 from gaiad.eraser import Eraser
 from gaiad.erasures import Erasures
-from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse
+from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
 from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
@@ -144,10 +144,22 @@ class _Daemon:
         self.cycles = Cycles(database)
         self.conversations = Conversations(database)
         await self.conversations.load()
+        await self._follow_settings()
         self.erasures = Erasures(database)
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
         # On every way out: after the doors are shut, before the database is.
         stack.push_async_callback(self.recorder.flush)
+
+    async def _follow_settings(self) -> None:
+        try:
+            in_vain = await self.conversations.grants.follow_settings(time.time())
+        except StoreError as error:
+            # Serving begins all the same; what the settings grant holds from a start on that can write it down.
+            log.error("settings_not_followed", error=error.message, hint=error.hint)
+            return
+        if in_vain:
+            hint = "somebody revoked it since: see gaiadctl consent history USER"
+            log.warning("settings_grant_in_vain", count=len(in_vain), hint=hint)
 
     def _build(self, curricula: list[Curriculum]) -> None:
         config = self.config
