@@ -194,7 +194,7 @@ class Eraser:
         rows = self._registry.stained(erasure.exchange_ids)
         still = await self._learner.wait_until_unloaded([row.version for row in rows])
         if still:
-            raise StoreError(f"the engine still has {', '.join(still)}", hint="it is tried again by itself")
+            raise StoreError(f"the engine may still have {', '.join(still)}", hint="it is tried again by itself")
         for row in rows:
             await asyncio.to_thread((row.path / WEIGHTS).unlink, missing_ok=True)
         return [row.version for row in rows]
