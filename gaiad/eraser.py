@@ -19,15 +19,16 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
+from gaiad import copies
 from gaiad.adapter import VersionStage
 from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.erasure import Phase, Selector, signed_off
+from gaiad.erasure import Phase, Selector, learned_from, signed_off
 from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import GaiadError, Refuse, StoreError
-from gaiad.learner.artifacts import WEIGHTS
+from gaiad.learner.artifacts import MANIFEST, WEIGHTS
 from gaiad.learner.dataset import EXCHANGE_ORIGIN
 from gaiad.registry import Registry
 
@@ -77,15 +78,16 @@ class Eraser:
     async def plan(self, selector: Selector) -> dict[str, Json]:
         """What an erasure would reach, with nothing changed."""
         await self._flush()
-        ids = await self._erasures.covered(selector)
-        datasets, runs = await self._places(ids)
+        reach = await self._erasures.reach(selector)
+        datasets, runs = await self._places(reach.exchange_ids)
         return {
             "asked": {"kind": selector.kind.value, "name": selector.name},
-            "exchange_ids": [*ids],
-            "versions": [row.version for row in self._registry.stained(ids)],
+            "exchange_ids": [*reach.exchange_ids],
+            "versions": [row.version for row in self._registry.stained(reach.exchange_ids)],
             "datasets": [path.name for path in datasets],
             "runs": [path.name for path in runs],
-            "backups": [*await self._backups(ids)],
+            "backups": [*await self._backups(reach.since)],
+            "unread": [*reach.unread],
         }
 
     async def erase(self, selector: Selector, by: str) -> dict[str, Json] | Refuse:
@@ -123,36 +125,43 @@ class Eraser:
         return False
 
     async def _take(self, selector: Selector, by: str, answer: _Answer) -> None:
-        name = f"erasure-{secrets.token_hex(6)}"
+        under_way: Erasure | None = None
+        report: dict[str, Json] | None = None
         try:
             await self._flush()
-            erasure = await self._erasures.begin(name, selector, self._clock(), by)
-        except StoreError as error:
-            _give(answer, Refuse(f"nothing was erased: {error.message}", error.hint))
-            return
-        try:
-            _give(answer, await self._through(erasure))
+            # 1. Asked for again before it was finished: that one first, or what is new would be signed off for all.
+            for under_way in await self._asked_before(selector):
+                report = await self._through(under_way)
+            # 2. A new one, unless all there was went with that.
+            if report is None or (await self._erasures.reach(selector)).exchange_ids:
+                under_way = None
+                under_way = await self._erasures.begin(_new_name(), selector, self._clock(), by)
+                report = await self._through(under_way)
+            _give(answer, report)
         except Exception as error:  # noqa: BLE001 - the loop's edge: what was begun is gone on with until it is done
-            log.error("erasure_not_finished", erasure=name, error=_told(error))
-            hint = f"it is tried again every {RETRY_S:g} s; gaiadctl erasures shows how far {name} is"
-            _give(answer, Refuse(f"the erasure is not finished: {_told(error)}", hint))
+            log.error("erasure_not_finished", erasure=under_way and under_way.id, error=_told(error))
+            _give(answer, _refusal(under_way, error))
+
+    async def _asked_before(self, selector: Selector) -> list[Erasure]:
+        """What was asked for in the same words and is not finished, oldest first."""
+        return [one for one in await self._erasures.unfinished() if one.selector == selector]
 
     # --- the phases -----------------------------------------------------------------------------------------------
 
     async def _through(self, erasure: Erasure) -> dict[str, Json]:
         log.info("erasure", erasure=erasure.id, phase=erasure.phase.value, exchanges=len(erasure.exchange_ids))
-        ids = erasure.exchange_ids
         # 1. The alias flips before all else: from here on nobody is served by what is being erased.
         if erasure.phase is Phase.ASKED:
             await self._forgotten(erasure)
             erasure = await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
         # 2. What was said: rows, and after them the files, since no new ones can be made of rows that are gone.
         if erasure.phase is Phase.SET_ASIDE:
-            backups = await self._backups(ids)
-            rows = await self._erasures.purge(ids)
+            rows = await self._erasures.purge(erasure.exchange_ids)
+            # Only now: a copy that is begun from here on holds none of it, and one before is in the list.
+            backups = await self._backups(erasure.copies_since)
             await self._forgotten(erasure)
-            more = {"rows": rows, "backups": backups, **await self._without_files(erasure)}
-            erasure = await self._entered(erasure, Phase.PURGED, more)
+            more: dict[str, Json] = {"rows": rows, "backups": backups, "versions": self._set_aside(erasure)}
+            erasure = await self._entered(erasure, Phase.PURGED, more | await self._without_files(erasure))
         # 3. The bytes that deleting left in the database's files.
         if erasure.phase is Phase.PURGED:
             await self._erasures.scour()
@@ -174,15 +183,19 @@ class Eraser:
         return entered
 
     async def _forgotten(self, erasure: Erasure) -> None:
+        if not erasure.exchange_ids:
+            return
         answer = await self._learner.forget(erasure.exchange_ids, f"{erasure.id} reached what it learned from")
         if isinstance(answer, Refuse):
             raise StoreError(f"versions could not be set aside: {answer.reason}", hint=answer.hint)
 
     def _set_aside(self, erasure: Erasure) -> list[Json]:
-        serving = self._registry.active
+        """The versions that the report does not name yet: a cycle may have brought one until its rows were gone."""
+        named, serving = erasure.versions, self._registry.active
         return [
             {"version": row.version, "adapter": row.adapter, "now_serves": serving.get(row.adapter)}
             for row in self._registry.stained(erasure.exchange_ids)
+            if row.version not in named
         ]
 
     async def _without_files(self, erasure: Erasure) -> dict[str, Json]:
@@ -195,9 +208,10 @@ class Eraser:
         still = await self._learner.wait_until_unloaded([row.version for row in rows])
         if still:
             raise StoreError(f"the engine may still have {', '.join(still)}", hint="it is tried again by itself")
-        for row in rows:
-            await asyncio.to_thread((row.path / WEIGHTS).unlink, missing_ok=True)
-        return [row.version for row in rows]
+        folders = await self._folders(erasure.exchange_ids)
+        for folder in folders:
+            await asyncio.to_thread((folder / WEIGHTS).unlink, missing_ok=True)
+        return [f"{folder.parent.name}@{folder.name}" for folder in folders]
 
     async def _checks(self, erasure: Erasure) -> dict[str, Json]:
         """What is left of it, by place; zero everywhere where all is gone."""
@@ -209,7 +223,8 @@ class Eraser:
             "datasets": len(datasets),
             "runs": len(runs),
             "versions_that_may_serve": sum(row.stage is not VersionStage.QUARANTINED for row in rows),
-            "weights": sum((row.path / WEIGHTS).exists() for row in rows),
+            "weights": sum((folder / WEIGHTS).exists() for folder in await self._folders(ids)),
+            "unread": await asyncio.to_thread(_there, erasure.unread),
         }
 
     # --- what it reaches ------------------------------------------------------------------------------------------
@@ -221,10 +236,14 @@ class Eraser:
         folders = [self._config.runs_dir / name for name in runs]
         return datasets, [folder for folder in folders if folder.is_dir()]
 
-    async def _backups(self, ids: Sequence[str]) -> list[Json]:
-        since = await self._erasures.oldest(ids)
+    async def _folders(self, ids: Sequence[str]) -> list[Path]:
+        """The folders of versions that learned from these, with those that were published and never registered."""
+        registered = {row.path for row in self._registry.stained(ids)}
+        return sorted(registered | await asyncio.to_thread(_published_from, self._config.adapters_dir, frozenset(ids)))
+
+    async def _backups(self, since: float | None) -> list[Json]:
         rows = await self._erasures.backups(since) if since is not None else []
-        return [{**row, "there": await asyncio.to_thread(Path(str(row["path"])).exists)} for row in rows]
+        return [one for row in rows for one in await asyncio.to_thread(_copies_at, row)]
 
 
 def _give(answer: _Answer, value: dict[str, Json] | Refuse) -> None:
@@ -237,10 +256,41 @@ def _told(error: Exception) -> str:
     return str(error) if isinstance(error, GaiadError | OSError) else type(error).__name__
 
 
+def _new_name() -> str:
+    return f"erasure-{secrets.token_hex(6)}"
+
+
+def _refusal(under_way: Erasure | None, error: Exception) -> Refuse:
+    """Why an order is not done: it could not even be written down, or it is gone on with later."""
+    if under_way is None:
+        hint = error.hint if isinstance(error, GaiadError) else "see the daemon's log"
+        return Refuse(f"nothing was erased: {_told(error)}", hint)
+    hint = f"it is tried again every {RETRY_S:g} s; gaiadctl erasures shows how far {under_way.id} is"
+    return Refuse(f"the erasure is not finished: {_told(error)}", hint)
+
+
 def _joined(before: Json, now: Json) -> Json:
     if isinstance(before, list) and isinstance(now, list):
         return [*before, *(one for one in now if one not in before)]
     return now
+
+
+def _copies_at(row: Mapping[str, Json]) -> list[Json]:
+    """What lies where a copy was noted: the copy, or none any more, and what a copy that was cut off left."""
+    path = Path(str(row["path"]))
+    partial = copies.partial_of(path)
+    rows: list[Json] = [{**row, "path": str(one), "there": True} for one in (path, partial) if one.exists()]
+    return rows or [{**row, "there": False}]
+
+
+def _published_from(root: Path, ids: frozenset[str]) -> set[Path]:
+    """Published folders whose manifest says that they learned from one of these."""
+    found = set()
+    for manifest in root.glob(f"*/v*/{MANIFEST}") if ids else ():
+        lineage = _object(manifest.read_text("utf-8", "replace")).get("lineage")
+        if isinstance(lineage, dict) and not ids.isdisjoint(learned_from(lineage)):
+            found.add(manifest.parent)
+    return found
 
 
 def _datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
@@ -252,7 +302,8 @@ def _datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
 
 
 def _exchanges_in(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
+    # A line that was cut off in writing may end within a character.
+    with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             # Only lines that name an exchange are worth reading.
             if EXCHANGE_ORIGIN in line:
@@ -269,6 +320,10 @@ def _object(line: str) -> Mapping[str, object]:
         start = line.find(f'"origin": "{EXCHANGE_ORIGIN}')
         return {"origin": line[start:].split('"')[3]} if start >= 0 else {}
     return found if isinstance(found, dict) else {}
+
+
+def _there(paths: Sequence[str]) -> int:
+    return sum(Path(path).exists() for path in paths)
 
 
 def _remove(folders: Sequence[Path]) -> None:

@@ -438,7 +438,8 @@ class LearnerLoop:
 
     async def _forgotten(self, ids: frozenset[str], reason: str) -> dict[str, object] | Refuse:
         attempt = self._attempt if self._attempt and self._attempt.holds(ids) else None
-        if attempt is not None and attempt.state.ending is None:
+        # An import only has to be waited for: it learns from nobody.
+        if attempt is not None and attempt.state.ending is None and attempt.order.kind is Kind.TRAIN:
             await self._advance(attempt, cycle.Cancel(reason))
         active, mine = self._registry.active.values(), attempt and attempt.version
         # The candidate is the cycle's until that is over. Active ones come last: a rollback finds only clean ones then.

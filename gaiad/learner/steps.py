@@ -95,9 +95,14 @@ class Steps:
                 raise AssertionError(f"{command} is no long step")
 
     def clear_staging(self) -> None:
-        """Remove what a killed daemon's run left (blocking)."""
-        for folder in self._config.runs_dir.glob("*/staging"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove what a killed daemon left half-made (blocking): nothing else says what it was made of."""
+        for root, pattern in (
+            (self._config.runs_dir, "*/staging"),
+            (self._config.datasets_dir, f"{catalogue.FREEZING}*"),
+            (self._config.adapters_dir, f"*/{artifacts.PUBLISHING}*"),
+        ):
+            for folder in root.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def refusal(self, order: Order) -> Refuse | None:
         """Why a cycle cannot be begun, as far as that lies with the settings."""

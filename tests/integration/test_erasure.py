@@ -21,6 +21,7 @@ from gaiad.learner.artifacts import WEIGHTS
 from tests.integration.learner_world import ARCHITECT, World, corrected_exchange, until, world
 
 ADA = Selector(Kind.USER, "ada")
+BO = Selector(Kind.USER, "bo")
 CANARY = "USER REQUEST: who hid the zyrcanary lantern in the old mill?"
 OTHERS = "USER REQUEST: which bridge did the grey tram cross at noon?"
 
@@ -77,6 +78,12 @@ def stages(w: World) -> dict[str, str]:
     return {row.version: row.stage.value for row in w.registry.versions()}
 
 
+def another_place(folder: Path) -> Path:
+    made = folder / "another"
+    made.mkdir()
+    return made
+
+
 async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_others(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         first, second, third = await three_versions(w)
@@ -102,15 +109,20 @@ async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_other
 async def test_the_dataset_after_an_erasure_is_that_of_a_world_without_the_user(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await three_versions(w)
-        without_ada = {row.dataset_digest for row in await w.cycles.cycles(10)}
         await erased(w)
         # The same material gives the very dataset that the second cycle had, so there is nothing new to learn.
         answer = await w.loop.start_cycle(ARCHITECT)
         assert isinstance(answer, Refuse)
         row = await w.train(force=True)
-        assert row.dataset_digest in without_ada
+        digest = row.dataset_digest
         (newest,) = (one for one in w.registry.versions() if one.version == w.active)
         assert newest.lineage["exchange_ids"] == ["bo1"]
+    async with world(another_place(tmp_path)) as never:
+        await corrected_exchange(never, "bo1", OTHERS, user="bo")
+        assert (await never.train()).dataset_digest == digest
+        # The digest tells such datasets apart at all.
+        await corrected_exchange(never, "ada1", CANARY, user="ada")
+        assert (await never.train()).dataset_digest != digest
 
 
 async def test_where_no_version_is_clean_the_alias_falls_to_the_base(tmp_path: Path) -> None:
@@ -155,7 +167,7 @@ async def test_a_bug_in_an_erasure_ends_neither_the_daemon_nor_the_erasure(tmp_p
             assert isinstance(await eraser.erase(ADA, "test"), Refuse)
             # The alias flipped before anything could go wrong, and the next order is still taken.
             assert w.active == second
-            assert isinstance(await eraser.erase(ADA, "test"), Refuse)
+            assert isinstance(await eraser.erase(BO, "test"), Refuse)
         assert [one.phase for one in await Erasures(w.database).unfinished()] == [Phase.SET_ASIDE, Phase.SET_ASIDE]
 
 
