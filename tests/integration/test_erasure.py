@@ -245,7 +245,7 @@ async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, ki
     async with world(tmp_path) as w:
         await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
         kept = [a_record("r1", "ada", started=2.0), a_record("r2", "ada", started=2.0)]
-        await w.conversations.keep([_in_conversation(kept[0], "c1"), _in_conversation(kept[1], "c2")])
+        await w.conversations.keep([in_conversation(kept[0], "c1"), in_conversation(kept[1], "c2")])
         report = await erased(w, Selector(Kind(kind), "c1" if kind == "conversation" else "r1"))
         assert report["exchange_ids"] == ["r1"]
         other = await w.conversations.exchange("r2")
@@ -253,6 +253,6 @@ async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, ki
         assert other["user"] == "ada"
 
 
-def _in_conversation(record: ExchangeRecord, name: str) -> ExchangeRecord:
+def in_conversation(record: ExchangeRecord, name: str) -> ExchangeRecord:
     fields = {field: getattr(record, field) for field in record.__struct_fields__}
     return ExchangeRecord(**{**fields, "conversation": name})
