@@ -32,6 +32,7 @@ from tests.integration.test_erasure import (
     ADA,
     BO,
     CANARY,
+    OTHERS,
     Dying,
     a_record,
     an_eraser,
@@ -151,16 +152,22 @@ async def test_a_store_that_was_set_aside_and_cannot_be_read_keeps_the_sign_off_
 # --- what crashes left ------------------------------------------------------------------------------------------------
 
 
-async def test_a_dataset_cut_off_within_a_character_is_removed_and_holds_nothing_up(tmp_path: Path) -> None:
+async def test_a_dataset_cut_off_within_a_character_holds_nothing_up(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
-        await corrected_exchange(w, "ada1", CANARY)
-        await w.train()
-        (whole,) = (path for path in w.config.datasets_dir.glob("*/train.jsonl") if b"zyrcanary" in path.read_bytes())
-        torn = w.config.datasets_dir / ".freezing-torn"
-        torn.mkdir()
-        (torn / "train.jsonl").write_bytes(whole.read_bytes() + '{"messages": [{"content": "€'.encode()[:-1])
-        assert ".freezing-torn" in (await erased(w))["datasets"]
-        assert not torn.exists()
+        for name, user in (("bo1", "bo"), ("ada1", "ada")):
+            await corrected_exchange(w, name, CANARY if user == "ada" else OTHERS, user=user)
+            await w.train()
+        cut = '{"messages": [{"content": "€'.encode()[:-1]
+        for whole in sorted(w.config.datasets_dir.glob("*/train.jsonl")):
+            torn = w.config.datasets_dir / f".freezing-{b'zyrcanary' in whole.read_bytes()}"
+            torn.mkdir()
+            (torn / "train.jsonl").write_bytes(whole.read_bytes() + cut)
+        report = await erased(w)
+        assert report["signed_off"] is True
+        assert ".freezing-True" in report["datasets"]
+        left = sorted(path.name for path in w.config.datasets_dir.glob(".freezing-*"))
+        assert left == [".freezing-False"]
+        assert files_with(tmp_path, b"zyrcanary") == []
 
 
 async def test_what_a_killed_daemon_left_half_made_is_gone_once_the_next_one_is_up(tmp_path: Path) -> None:
