@@ -1,4 +1,4 @@
-"""An erasure against what gets in its way: copies, damage, what crashes left, strange names, a dead engine, no space."""
+"""An erasure against what is in its way: copies, damage, what crashes left, strange names, a dead engine, no space."""
 
 from __future__ import annotations
 
