@@ -115,14 +115,21 @@ class Eraser:
 
     async def _go_on(self) -> bool:
         """Go through what is undone; whether something still is."""
-        try:
-            left = await self._erasures.unfinished()
+        stuck = False
+        # Every alias flips before anything is waited for, and one that is stuck holds up no other.
+        for step in (self._flipped, self._through):
+            try:
+                left = await self._erasures.unfinished()
+            except StoreError as error:
+                log.error("erasures_not_read", error=error.message)
+                return True
             for erasure in left:
-                await self._through(erasure)
-        except Exception as error:  # noqa: BLE001 - the loop's edge: serving goes on, and the erasure is tried again
-            log.error("erasure_not_finished", error=_told(error))
-            return True
-        return False
+                try:
+                    await step(erasure)
+                except Exception as error:  # noqa: BLE001 - the loop's edge: serving goes on, and it is tried again
+                    log.error("erasure_not_finished", erasure=erasure.id, error=_told(error))
+                    stuck = True
+        return stuck
 
     async def _take(self, selector: Selector, by: str, answer: _Answer) -> None:
         under_way: Erasure | None = None
@@ -151,17 +158,16 @@ class Eraser:
     async def _through(self, erasure: Erasure) -> dict[str, Json]:
         log.info("erasure", erasure=erasure.id, phase=erasure.phase.value, exchanges=len(erasure.exchange_ids))
         # 1. The alias flips before all else: from here on nobody is served by what is being erased.
-        if erasure.phase is Phase.ASKED:
-            await self._forgotten(erasure)
-            erasure = await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
+        erasure = await self._flipped(erasure)
         # 2. What was said: rows, and after them the files, since no new ones can be made of rows that are gone.
         if erasure.phase is Phase.SET_ASIDE:
-            rows = await self._erasures.purge(erasure.exchange_ids)
+            erasure = await self._erasures.purge(erasure)
             # Only now: a copy that is begun from here on holds none of it, and one before is in the list.
             backups = await self._backups(erasure.copies_since)
             await self._forgotten(erasure)
-            more: dict[str, Json] = {"rows": rows, "backups": backups, "versions": self._set_aside(erasure)}
-            erasure = await self._entered(erasure, Phase.PURGED, more | await self._without_files(erasure))
+            more: dict[str, Json] = {"backups": backups, "versions": self._set_aside(erasure)}
+            erasure = await self._without_files(await self._entered(erasure, Phase.SET_ASIDE, more))
+            erasure = await self._entered(erasure, Phase.PURGED, {})
         # 3. The bytes that deleting left in the database's files.
         if erasure.phase is Phase.PURGED:
             await self._erasures.scour()
@@ -174,6 +180,12 @@ class Eraser:
         await self._erasures.note(done)
         log.info("erasure", erasure=erasure.id, phase=done.phase.value, signed_off=report["signed_off"])
         return done.to_json()
+
+    async def _flipped(self, erasure: Erasure) -> Erasure:
+        if erasure.phase is not Phase.ASKED:
+            return erasure
+        await self._forgotten(erasure)
+        return await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
 
     async def _entered(self, erasure: Erasure, phase: Phase, more: Mapping[str, Json]) -> Erasure:
         # What a phase that is gone through again no longer finds stands in the report from the first time.
@@ -198,10 +210,13 @@ class Eraser:
             if row.version not in named
         ]
 
-    async def _without_files(self, erasure: Erasure) -> dict[str, Json]:
+    async def _without_files(self, erasure: Erasure) -> Erasure:
         datasets, runs = await self._places(erasure.exchange_ids)
+        # Said before it is done: the next daemon would find nothing any more to say.
+        said: dict[str, Json] = {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
+        erasure = await self._entered(erasure, Phase.SET_ASIDE, said)
         await asyncio.to_thread(_remove, [*datasets, *runs])
-        return {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
+        return erasure
 
     async def _without_weights(self, erasure: Erasure) -> list[Json]:
         rows = self._registry.stained(erasure.exchange_ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -76,6 +76,12 @@ class Erasure:
         known = rows if isinstance(rows, list) else []
         return frozenset(str(row["version"]) for row in known if isinstance(row, dict))
 
+    def went(self, table: str) -> int:
+        """How many rows of a table went already."""
+        rows = self.report.get("rows")
+        count = rows.get(table) if isinstance(rows, dict) else None
+        return count if isinstance(count, int) else 0
+
     def to_json(self) -> dict[str, Json]:
         """The erasure as the control socket shows it."""
         return {"id": self.id, "at": self.at, "ended": self.ended, "phase": self.phase.value, **self.report}
@@ -107,25 +113,25 @@ class Erasures:
 
     async def note(self, erasure: Erasure) -> None:
         """Write down how far an erasure is."""
-        values = {"phase": erasure.phase.value, "ended": erasure.ended, "report": json.dumps(erasure.report)}
-        query = sa.update(tables.erasures).where(tables.erasures.c.id == erasure.id).values(values)
         async with self._db.write() as connection:
-            await connection.execute(query)
+            await connection.execute(_noted(erasure))
 
-    async def purge(self, ids: Sequence[str]) -> dict[str, Json]:
-        """Delete content, feedback and signals of exchanges in one commit; says how many rows went."""
-        contents, exchanges = tables.exchange_contents, tables.exchanges
+    async def purge(self, erasure: Erasure) -> Erasure:
+        """Delete content, feedback and signals of its exchanges; the same commit notes how many rows went."""
+        contents, exchanges, ids = tables.exchange_contents, tables.exchanges, erasure.exchange_ids
         went: dict[str, Json] = {}
         async with self._db.write() as connection:
             for table in (tables.signals, tables.feedback, contents):
-                deleted = 0
+                deleted = erasure.went(table.name)
                 for some in _in_parts(ids):
                     deleted += (await connection.execute(sa.delete(table).where(table.c.request_id.in_(some)))).rowcount
                 went[table.name] = deleted
             for some in _in_parts(ids):
                 marked = sa.update(exchanges).where(exchanges.c.request_id.in_(some)).values(decision="erased")
                 await connection.execute(marked)
-        return went
+            purged = replace(erasure, report={**erasure.report, "rows": went})
+            await connection.execute(_noted(purged))
+        return purged
 
     async def left(self, ids: Sequence[str]) -> int:
         """How many rows with content of these exchanges there still are."""
@@ -171,6 +177,11 @@ class Erasures:
             )
             for row in rows
         ]
+
+
+def _noted(erasure: Erasure) -> sa.Update:
+    values = {"phase": erasure.phase.value, "ended": erasure.ended, "report": json.dumps(erasure.report)}
+    return sa.update(tables.erasures).where(tables.erasures.c.id == erasure.id).values(values)
 
 
 async def _kept(connection: AsyncConnection, selector: Selector) -> list[tuple[str, float]]:

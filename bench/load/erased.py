@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.load.lived import ERASED, Lived, dataset_digest
+from bench.load.lived import ERASED, EXCHANGES, LEARNED_FROM, Lived, dataset_digest
 from gaiad.learner.artifacts import WEIGHTS
 
 
@@ -71,9 +71,18 @@ def _wrong_reports(link: sqlite3.Connection, lived: Lived) -> list[str]:
     named = {row["version"] for one in reports for row in one.get("versions", ())}
     if named != lived.stained:
         found.append(f"the report names {sorted(named)}, not {sorted(lived.stained)}")
-    if not any(len(one["exchange_ids"]) for one in reports):
-        found.append("no report names an exchange")
+    went = [_went(one) for one in reports if one["exchange_ids"]]
+    if went != [_WENT]:
+        found.append(f"the reports say that {went} went, not {_WENT}")
     return found
 
 
+def _went(report: Mapping[str, Any]) -> list[int]:
+    rows = report.get("rows", {})
+    places = [len(report.get(what, ())) for what in ("datasets", "runs", "weights")]
+    return [len(report["exchange_ids"]), rows.get("exchange_contents", 0), rows.get("feedback", 0), *places]
+
+
+# Exchanges, their contents and corrections, and for each version its dataset, its run and its weights.
+_WENT = [EXCHANGES, EXCHANGES, *[LEARNED_FROM] * 4]
 _VERSIONS = "SELECT version, stage, path FROM adapter_versions"

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from gaiad.curriculum import Json
 from gaiad.erasure import Kind, Selector
-from gaiad.erasures import Erasures
+from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import Refuse
 from gaiad.learner.sources import catalogue
 from gaiad.proxy.recorder import Recorder
@@ -41,13 +40,13 @@ class Meanwhile(Erasures):
         super().__init__(w.database)
         self._before, self._after = before, after
 
-    async def purge(self, ids: Sequence[str]) -> dict[str, Json]:
+    async def purge(self, erasure: Erasure) -> Erasure:
         if self._before is not None:
             await self._before()
-        went = await super().purge(ids)
+        purged = await super().purge(erasure)
         if self._after is not None:
             await self._after()
-        return went
+        return purged
 
 
 async def erased_while(w: World, erasures: Erasures, selector: Selector = ADA) -> dict[str, Any]:
@@ -189,3 +188,40 @@ async def test_two_erasures_at_once_are_both_done(tmp_path: Path) -> None:
             ([], True),
         ]
         assert stages(w) == {first: "active", second: "quarantined", third: "quarantined"}
+
+
+class Stuck(Erasures):
+    """The erasure of ada meets a bug each time."""
+
+    async def purge(self, erasure: Erasure) -> Erasure:
+        if erasure.selector == ADA:
+            raise RuntimeError("a bug")
+        return await super().purge(erasure)
+
+
+async def both_begun(w: World) -> None:
+    """The erasures of ada and of bo were asked for, and then the daemon ended."""
+    for number, one in enumerate((ADA, BO)):
+        await Erasures(w.database).begin(f"erasure-{number}", one, float(number), "test")
+
+
+async def test_an_erasure_that_is_stuck_holds_up_no_other(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await three_versions(w)
+        await both_begun(w)
+        async with running(an_eraser(w, Stuck(w.database))):
+            async with asyncio.timeout(20):
+                while len(await Erasures(w.database).unfinished()) > 1:  # noqa: ASYNC110  the rows are the eraser's
+                    await asyncio.sleep(0.02)
+        (stuck,) = await Erasures(w.database).unfinished()
+        assert stuck.selector == ADA
+
+
+async def test_every_alias_flips_before_anything_is_waited_for(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        first, _, _ = await three_versions(w)
+        w.engine.broken = True
+        await both_begun(w)
+        async with running(an_eraser(w)):
+            # The engine answers nothing, so that the first of them waits for a minute.
+            await until(lambda: w.registry.active == {ARCHITECT: first}, within_s=20)
