@@ -57,10 +57,14 @@ def test_what_went_too_far_is_reported(tmp_path: Path) -> None:
 
 def test_a_proof_with_something_wrong_or_late_or_without_a_kill_in_its_midst_does_not_hold() -> None:
     moment = Moment(Phase.ASKED, 0.0)
-    assert Proof((Round(1, [moment], ["asked"], 1.0),), 2, 1.0, 1.0).holds
-    assert not Proof((Round(1, [moment], ["done"], 1.0),), 2, 1.0, 1.0).holds
-    assert not Proof((Round(1, [moment], ["asked"], 61.0),), 2, 1.0, 1.0).holds
-    assert not Proof((Round(1, [moment], ["asked"], 1.0, ["a word still stands"]),), 2, 1.0, 1.0).holds
+
+    def holds(at: str = "asked", seconds: float = 1.0, wrong: tuple[str, ...] = ()) -> bool:
+        return Proof((Round(1, [moment], [at], 0.0, seconds, [*wrong]),), 2, 1.0, 1.0).holds
+
+    assert holds()
+    assert not holds(at="done")
+    assert not holds(seconds=61.0)
+    assert not holds(wrong=("a word still stands",))
 
 
 def test_the_plan_follows_from_the_seed_and_goes_through_the_phases_in_their_order() -> None:
