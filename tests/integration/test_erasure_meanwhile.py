@@ -117,6 +117,23 @@ async def test_an_import_that_is_gathering_an_exam_leaves_no_dataset_with_what_i
         assert imported["verdict"] == "promoted", imported
 
 
+async def test_a_trainer_that_learns_from_it_is_ended_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaiad.learner.steps.STOP_GRACE_S", 0.2)
+    async with world(tmp_path) as w:
+        await corrected_exchange(w, "ada1", CANARY)
+        # Deaf to every wish but a signal that cannot be refused.
+        w.faults("ignore_sigterm")
+        name = str(await w.loop.start_cycle(ARCHITECT))
+        await until(w.gpu.training.is_set)
+        report = await erased(w)
+        assert (await w.ended(name)).verdict == "cancelled"
+        assert (report["runs"], len(report["datasets"]), report["signed_off"]) == ([name], 1, True)
+        assert (w.registry.versions(), w.gpu.holds) == ([], [])
+        assert files_with(tmp_path, b"zyrcanary") == []
+
+
 async def test_an_erasure_of_nobody_ends_no_cycle(
     tmp_path: Path, gate: tuple[threading.Event, threading.Event]
 ) -> None:
