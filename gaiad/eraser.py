@@ -25,7 +25,7 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.erasure import Phase, Selector, learned_from, signed_off
+from gaiad.erasure import Phase, Selector, exchange_ids_of, signed_off
 from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import GaiadError, Refuse, StoreError
 from gaiad.learner.artifacts import MANIFEST, WEIGHTS
@@ -303,7 +303,7 @@ def _published_from(root: Path, ids: frozenset[str]) -> set[Path]:
     found = set()
     for manifest in root.glob(f"*/v*/{MANIFEST}") if ids else ():
         lineage = _object(manifest.read_text("utf-8", "replace")).get("lineage")
-        if isinstance(lineage, dict) and not ids.isdisjoint(learned_from(lineage)):
+        if isinstance(lineage, dict) and not ids.isdisjoint(exchange_ids_of(lineage)):
             found.add(manifest.parent)
     return found
 

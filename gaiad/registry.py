@@ -19,7 +19,7 @@ from gaiad import tables
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName, VersionStage, version_parts
 from gaiad.curriculum import Json
 from gaiad.db import Database
-from gaiad.erasure import learned_from, stained
+from gaiad.erasure import exchange_ids_of, stained
 from gaiad.errors import AdapterError
 
 FALLEN = frozenset({VersionStage.REJECTED, VersionStage.ROLLED_BACK, VersionStage.QUARANTINED})
@@ -150,14 +150,10 @@ class Registry:
     async def erased_with(self, sha256: str) -> VersionName | None:
         """The version with these weights that learned from what was erased since, if there is one."""
         twins = [row for row in self.versions() if row.sha256 == sha256 and row.stage is VersionStage.QUARANTINED]
-        named = sa.func.json_each(tables.erasures.c.report, "$.exchange_ids").table_valued("value")
         async with self._db.read() as connection:
-            for row in twins:
-                query = sa.select(tables.erasures.c.id).join(named, sa.true())
-                query = query.where(named.c.value.in_(learned_from(row.lineage))).limit(1)
-                if (await connection.execute(query)).first() is not None:
-                    return row.version
-        return None
+            reports = (await connection.execute(sa.select(tables.erasures.c.report))).scalars().all() if twins else []
+        gone = {one for report in reports for one in exchange_ids_of(json.loads(report))}
+        return next((row.version for row in twins if not gone.isdisjoint(exchange_ids_of(row.lineage))), None)
 
     def events(self, limit: int = 50) -> list[RegistryEvent]:
         """The newest decisions, newest first."""
