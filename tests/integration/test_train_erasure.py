@@ -92,7 +92,7 @@ async def lives(folder: Path, base: Path, *, with_ada: bool) -> list[VersionRow]
     """
     shutil.copytree(base, folder / "base")
     own = curricula(folder / "curricula")
-    async with world(folder, curricula=str(own)) as w:
+    async with world(folder, curricula=str(own), trainer_silence_s=120.0) as w:
         w.engine.right = right_answers(own)
         await corrected_exchange(w, "bo1", OTHERS, user="bo", correction=answer("the iron one"))
         if with_ada:
