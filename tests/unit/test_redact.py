@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaiad.errors import ConfigError
-from gaiad.redact import Scrubber, parse_rules
+from gaiad.redact import Scrubber
 from gaiad.redact_checks import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
+from gaiad.redact_rules import parse_rules
 
 TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"
 RULES = shipped_rules()
@@ -160,7 +161,14 @@ def test_every_wrong_rule_is_named_at_once() -> None:
         "a@" * 100_000,
         "::" * 50_000,
         "\\u0041" * 20_000,
+        "eyJ-" * 50_000,
+        "password: hunter22 " * 10_000,
+        "anna@example.org " * 10_000,
     ],
 )
 def test_hostile_texts_come_to_an_end(text: str) -> None:
     SCRUBBER.scrub_text(text, "c")
+
+
+def test_an_iban_of_letters_that_are_no_digits_of_base_36_is_none_and_does_no_harm() -> None:
+    assert SCRUBBER.scrub_text("DE89370400440532013İ 00 K", "c") == "DE89370400440532013İ 00 K"
