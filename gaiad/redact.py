@@ -12,7 +12,7 @@ import hmac
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gaiad.redact_checks import PLACEHOLDER, is_card, is_secret_value
@@ -65,7 +65,7 @@ class Scrubber:
         return value
 
     def _fields(self, value: Mapping[object, object], scope: str, counts: Counter[str]) -> dict[str, object]:
-        found: dict[str, object] = {}
+        names, ones = list[str](), list[object]()
         for key, one in value.items():
             name = str(key)
             named = self._names.get(name)
@@ -76,11 +76,13 @@ class Scrubber:
                 if cleaned == name and len(name) <= _NAME and len(self._names) < _REMEMBERED:
                     self._names[name] = named
                 name = cleaned
+            names.append(name)
             if named and isinstance(one, str) and is_secret_value(one):
-                found[name] = self._placeholder("PASSWORD", one, scope, counts)
+                ones.append(self._placeholder("PASSWORD", one, scope, counts))
             else:
-                found[name] = self._scrubbed(one, scope, counts)
-        return found
+                ones.append(self._scrubbed(one, scope, counts))
+        found = dict(zip(names, ones, strict=True))
+        return found if len(found) == len(names) else dict(zip(_apart(names, value), ones, strict=True))
 
     def _names_a_secret(self, name: str) -> bool:
         # A placeholder's own type is no name that a value follows.
@@ -135,6 +137,20 @@ class Scrubber:
         number = int.from_bytes(hmac.digest(self._key, said.encode("utf-8", "surrogatepass"), hashlib.sha256)[:8])
         letters = "".join(_LETTERS[number // 26**place % 26] for place in range(6))
         return f"[{kind}_{letters}]"
+
+
+def _apart(names: Sequence[str], before: Iterable[object]) -> list[str]:
+    """Names that were different, and have become the same, with a number: no field may take another's place."""
+    # What was not changed keeps its name, wherever it stands.
+    used, found = {name for name, key in zip(names, before, strict=True) if name == key}, list[str]()
+    for name, key in zip(names, before, strict=True):
+        other, number = name, 1
+        while name != key and other in used:
+            number += 1
+            other = f"{name} ({number})"
+        used.add(other)
+        found.append(other)
+    return found
 
 
 def _plain(value: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from gaiad.errors import ConfigError
 from gaiad.redact_checks import CHECKS, span_of
+from gaiad.redact_pattern import why_not
 from gaiad.redact_view import View
 
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
@@ -222,7 +223,10 @@ class Rules:
             try:
                 if not _TYPE.fullmatch(kind) or not pattern:
                     raise ValueError("it is no TYPE=REGEX")
-                own.append(Rule(f"own_{kind}", kind, re.compile(pattern)))
+                rule = Rule(f"own_{kind}", kind, re.compile(pattern))
+                if wrong := why_not(pattern):
+                    raise ValueError(wrong)
+                own.append(rule)
             except (ValueError, re.error) as error:
                 problems.append(f"redact.patterns has {text!r}: {error}")
         if problems:

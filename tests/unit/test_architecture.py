@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent ending erasure idle redact redact_checks redact_rules redact_view report rollout
+        consent ending erasure idle redact redact_checks redact_pattern redact_rules redact_view report rollout
         control.metrics control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
