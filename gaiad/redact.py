@@ -22,6 +22,7 @@ from gaiad.redact_view import views
 _MEDIA = re.compile(r"data:[\w/+.;=-]{1,100};base64,[A-Za-z0-9+/=\s]{200,}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _REMEMBERED = 20_000
+_QUOTES = ('"', "'")
 _NAME, _WORD = 64, 16
 
 _Span = tuple[int, int, str, str]
@@ -127,16 +128,27 @@ class Scrubber:
                     if taken and _touched(taken, at := view.place(match.start()), at + 1):
                         continue
                     if span := rule.span(match):
-                        start, end = span
-                        spans.append((view.place(start), view.place(end), rule.type, view.text[start:end]))
+                        start, end = span[0], _before_escape(view.text, *span)
+                        if start < end:
+                            spans.append((view.place(start), view.place(end), rule.type, view.text[start:end]))
         return _joined(spans, taken)
 
     def _placeholder(self, kind: str, value: str, scope: str, counts: Counter[str]) -> str:
         counts[kind] += 1
         said = "\0".join((scope, kind, value if kind in ("PASSWORD", "KEY", "TOKEN") else _plain(value)))
+        if not said.isascii():
+            # Escapes may say one character as two halves.
+            said = said.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         number = int.from_bytes(hmac.digest(self._key, said.encode("utf-8", "surrogatepass"), hashlib.sha256)[:8])
         letters = "".join(_LETTERS[number // 26**place % 26] for place in range(6))
         return f"[{kind}_{letters}]"
+
+
+def _before_escape(text: str, start: int, end: int) -> int:
+    """The end of a span without the backslashes that belong to the quotation mark behind it: perhaps its start."""
+    if text[end - 1] == "\\" and text[end : end + 1] in _QUOTES:
+        return start + len(text[start:end].rstrip("\\"))
+    return end
 
 
 def _apart(names: Sequence[str], before: Iterable[object]) -> list[str]:

@@ -218,11 +218,14 @@ def _secret(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _ends_setting(text: str, start: int, end: int) -> bool:
-    """Whether name and value are all that stands on their line."""
+    """Whether name and value are all that stands on their line, or between quotation marks."""
     line = text.rfind("\n", max(0, start - _NAME_END), start) + 1
-    if line == 0 and start > _NAME_END:
+    quote = text.rfind('"', max(0, start - _NAME_END), start) + 1
+    if max(line, quote) == 0 and start > _NAME_END:
         return False
-    return bool(_SETTING.fullmatch(text, line, start)) and bool(_LINE_END.match(text, end))
+    if not _SETTING.fullmatch(text, max(line, quote), start):
+        return False
+    return bool(_LINE_END.match(text, end)) or (quote > line and text[end : end + 1] == '"')
 
 
 def _spoken(match: re.Match[str]) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_DEEPEST = 3
+_DEEPEST = 4
 _OTHER_DIGITS = re.compile(r"[^\D0-9]")
 
 LONG = 15
@@ -180,15 +180,23 @@ def _of_digits(count: int) -> re.Pattern[bytes]:
 
 
 def views(text: str) -> Iterator[View]:
-    """The text, and what it says with its escapes taken away, one level after the other."""
-    yield View(text)
-    for pattern, needed in ((_ESCAPE, "\\"), (_PERCENT, "%")):
-        view, places = text, None
-        for _ in range(_DEEPEST):
-            if needed not in view or pattern.search(view) is None:
-                break
-            view, places = _decoded(view, places, pattern)
-            yield View(view, places)
+    """The text, and what it says with its escapes taken away, one level after the other, and with percent signs."""
+    whole = View(text)
+    yield whole
+    plain = whole
+    for plain in _levels(whole, _ESCAPE, "\\"):
+        yield plain
+    yield from _levels(whole, _PERCENT, "%")
+    if plain is not whole:
+        yield from _levels(plain, _PERCENT, "%")
+
+
+def _levels(view: View, pattern: re.Pattern[str], needed: str) -> Iterator[View]:
+    for _ in range(_DEEPEST):
+        if needed not in view.text or pattern.search(view.text) is None:
+            return
+        view = View(*_decoded(view.text, view.places, pattern))
+        yield view
 
 
 def _decoded(text: str, before: Places | None, pattern: re.Pattern[str]) -> tuple[str, Places]:
