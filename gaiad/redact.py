@@ -22,6 +22,7 @@ from gaiad.redact_view import views
 _MEDIA = re.compile(r"data:[\w/+.;=-]{1,100};base64,[A-Za-z0-9+/=\s]{200,}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _REMEMBERED = 20_000
+_SMALLEST_CARD = 10**12
 _QUOTES = ('"', "'")
 _NAME, _WORD = 64, 16
 
@@ -61,7 +62,7 @@ class Scrubber:
             return [self._scrubbed(one, scope, counts) for one in value]
         if isinstance(value, Mapping):
             return self._fields(value, scope, counts)
-        if isinstance(value, int) and not isinstance(value, bool) and is_card(str(value)):
+        if isinstance(value, int) and value >= _SMALLEST_CARD and is_card(str(value)):
             return self._placeholder("CARD", str(value), scope, counts)
         return value
 

@@ -14,20 +14,13 @@ from dataclasses import dataclass, field, replace
 from gaiad.errors import ConfigError
 from gaiad.redact_checks import CHECKS, span_of
 from gaiad.redact_pattern import why_not
-from gaiad.redact_view import View
+from gaiad.redact_view import View, in_pieces
 
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
 _FLAGS = ("long", "dialled", "word")
 _KEYS = {"id", "type", "pattern", "check", "chars", "near", "follow", "digits", "before", "gate", "needs", *_FLAGS}
 _BLANK = re.compile(r"\s")
 _HINT = "mend the rule that it names"
-
-PIECE, OVERLAP = 131_072, 32_768
-"""A pattern looks through so many characters at once, and beyond them as far as a match may need to see its end.
-
-Whoever looks through a text holds the interpreter's lock meanwhile. No shipped rule but those for runs of one kind of
-character sees further than the overlap, and of such a run all is taken.
-"""
 
 Check = Callable[[re.Match[str]], "tuple[int, int] | None"]
 
@@ -134,28 +127,6 @@ def _any_in(words: Iterable[str], text: str) -> bool:
         if word in text:
             return True
     return False
-
-
-def in_pieces(
-    pattern: re.Pattern[str], text: str, start: int, stop: int, piece: int = PIECE, overlap: int = OVERLAP
-) -> Iterator[re.Match[str]]:
-    """What `pattern.finditer` finds from `start` to `stop`, looking no further than piece and overlap at once."""
-    while stop - start > piece + overlap:
-        border, seen = start + piece, start + piece + overlap
-        for found in pattern.finditer(text, start, seen):
-            start = found.start()
-            if start >= border:
-                break
-            # What reaches the end of what is seen may go on behind it, or be nothing at all.
-            match = found if found.end() < seen else pattern.match(text, start, stop)
-            start = start + 1 if match is None else match.end()
-            if match is not None:
-                yield match
-            if match is not found:
-                break
-        else:
-            start = max(start, border)
-    yield from pattern.finditer(text, start, stop)
 
 
 class _Words:

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
+from typing import AnyStr
 
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
@@ -40,6 +41,7 @@ _NUMBERS = (
     _table(d=_DIGITS, j=_JOINING, p=_PARTING + "?"),
 )
 _WORDS = _table(w=_WORDY, **{" ": _BLANKS}), _table(w=_WORDY + "?", **{" ": _BLANKS})
+_MANY = 9
 _NOWHERE: list[int] = []
 _LONG_RUN = b"w" * LONG
 # The literal comes first in each of these, so that what is no digit is skipped at once.
@@ -48,6 +50,14 @@ _NEAR_OTHER_DIGITS = re.compile(r"\d(?:[ ().,/-]{0,3}\d){3}")
 _DIALLED = re.compile(rb"d[djp]{6,18}d")
 # What (?i) takes for an ASCII letter, and `lower` does not make one of a single character.
 _ODD_LETTERS = (("İ", "i"), ("ı", "i"), ("ſ", "s"))
+
+
+PIECE, OVERLAP = 131_072, 32_768
+"""A pattern looks through so many characters at once, and beyond them as far as a match may need to see its end.
+
+Whoever looks through a text holds the interpreter's lock meanwhile. No shipped rule but those for runs of one kind of
+character sees further than the overlap, and of such a run all is taken.
+"""
 
 
 class Places:
@@ -138,14 +148,15 @@ class View:
     @cached_property
     def may_hold_a_dialled_number(self) -> bool:
         """Whether something is as long as a telephone number and begins and ends with a digit."""
-        return self.has_other_digits or _DIALLED.search(self._numbers) is not None
+        return self.has_other_digits or any(self._sought(_DIALLED))
 
     def groups(self, count: int) -> list[int]:
         """Where digits begin of which `count` or more follow each other, with little between them."""
         found = self._groups.get(count)
         if found is None:
-            many = self._digits >= count
-            found = [match.start() for match in _of_digits(count).finditer(self._numbers)] if many else []
+            # Where there are no groups of so many, there are none of more.
+            many = self._digits >= count and (count <= _MANY or bool(self.groups(_MANY)))
+            found = [match.start() for match in self._sought(_of_digits(count))] if many else []
             self._groups[count] = found
         return found
 
@@ -156,6 +167,9 @@ class View:
     @cached_property
     def _raw(self) -> bytes:
         return self.text.encode("ascii", "replace")
+
+    def _sought(self, pattern: re.Pattern[bytes]) -> Iterator[re.Match[bytes]]:
+        return in_pieces(pattern, self._numbers, 0, len(self._numbers))
 
     @cached_property
     def _digits(self) -> int:
@@ -177,6 +191,28 @@ def _places(text: str, word: str) -> list[int]:
 @cache
 def _of_digits(count: int) -> re.Pattern[bytes]:
     return re.compile(rb"d(?<!dd)(?=(?:[jp]{0,4}d){%d})" % (count - 1))
+
+
+def in_pieces(
+    pattern: re.Pattern[AnyStr], text: AnyStr, start: int, stop: int, piece: int = PIECE, overlap: int = OVERLAP
+) -> Iterator[re.Match[AnyStr]]:
+    """What `pattern.finditer` finds from `start` to `stop`, looking no further than piece and overlap at once."""
+    while stop - start > piece + overlap:
+        border, seen = start + piece, start + piece + overlap
+        for found in pattern.finditer(text, start, seen):
+            start = found.start()
+            if start >= border:
+                break
+            # What reaches the end of what is seen may go on behind it, or be nothing at all.
+            match = found if found.end() < seen else pattern.match(text, start, stop)
+            start = start + 1 if match is None else match.end()
+            if match is not None:
+                yield match
+            if match is not found:
+                break
+        else:
+            start = max(start, border)
+    yield from pattern.finditer(text, start, stop)
 
 
 def views(text: str) -> Iterator[View]:

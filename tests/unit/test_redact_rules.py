@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gaiad.errors import ConfigError
 from gaiad.redact import Scrubber
 from gaiad.redact_file import shipped_rules
-from gaiad.redact_rules import OVERLAP, PIECE, Rule, in_pieces, parse_rules
-from gaiad.redact_view import View, views
+from gaiad.redact_rules import Rule, parse_rules
+from gaiad.redact_view import OVERLAP, PIECE, View, in_pieces, views
 
 TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"
 ROWS = [json.loads(line)["text"] for line in TABLE.read_text(encoding="utf-8").splitlines()]
