@@ -90,11 +90,46 @@ def test_tools_and_their_calls_come_along() -> None:
         (row(""), "no whole reply"),
         (row(response={"choices": "odd"}), "no whole reply"),
         (row(feedback=[{"verdict": "bad", "correction": None}]), "judged bad, and not corrected"),
+        (row(finish_reason="length"), "cut off at its length"),
+        # Anthropic's form: what its system said stands elsewhere, so that a correction makes no whole chat of it.
+        (row(request={"messages": [USER], "system": "be brief"}, feedback=[{"correction": "so"}]), "no chat"),
+        (row(response={"type": "message", "content": []}, feedback=[{"correction": "so"}]), "no chat"),
     ],
 )
 def test_what_is_no_good_conversation_is_left_out_and_says_why(kept: dict[str, Any], why: str) -> None:
     for form in FORMATS[1:]:
         assert line(kept, form) == why
+
+
+def test_no_calls_are_not_told_as_an_empty_list_of_them() -> None:
+    kept = row(response={"choices": [{"message": {"role": "assistant", "content": "Ada did.", "tool_calls": []}}]})
+    assert line(kept, "openai")["messages"][-1] == {"role": "assistant", "content": "Ada did."}
+    assert line(kept, "sharegpt")["conversations"][-1] == {"from": "gpt", "value": "Ada did."}
+
+
+def test_calls_made_together_and_their_results_are_one_turn_each() -> None:
+    results = [{"role": "tool", "tool_call_id": name, "content": name} for name in ("c1", "c2")]
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}, *results]
+    turns = line(row(request={"messages": messages}), "sharegpt")["conversations"]
+    assert [turn["from"] for turn in turns] == ["human", "function_call", "observation", "gpt"]
+    assert json.loads(turns[1]["value"]) == [{"name": "look", "arguments": {"at": "the roof"}}] * 2
+    assert turns[2]["value"] == "c1\n</tool_response>\n<tool_response>\nc2"
+
+
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        ([USER, USER], "turns that do not alternate"),
+        ([USER, {"role": "assistant", "content": "so"}], "turns that do not alternate"),
+        ([{"role": "assistant", "content": "so"}, USER], "turns that do not alternate"),
+        ([USER, {"role": "system", "content": "be brief"}], "turns that do not alternate"),
+        ([USER, {"role": "assistant", "content": "so", "tool_calls": [CALL]}], "a message with both text and calls"),
+    ],
+)
+def test_what_sharegpt_has_no_form_for_is_left_out_of_it_alone(messages: list[Any], why: str) -> None:
+    kept = row(request={"messages": messages})
+    assert line(kept, "sharegpt") == why
+    assert line(kept, "openai")["messages"][:-1] == messages
 
 
 def test_pictures_are_no_text() -> None:
