@@ -13,6 +13,8 @@ from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, Message
 
 _SHAPING: tuple[str, ...] = ("tools", "documents", "chat_template", "chat_template_kwargs", "continue_final_message")
 _SHAPING += ("add_special_tokens", "truncate_prompt_tokens")
+# Anthropic's form has it beside the messages, and not among them.
+_SHAPING += ("system",)
 _OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
 
 
