@@ -26,8 +26,9 @@ def content_of(record: ExchangeRecord, scrubber: Scrubber) -> Content:
     scope = scope_of(record.user, record.conversation, record.request_id)
     request, response = scrubber.scrub(record.request, scope), scrubber.scrub(record.response, scope)
     counts = request.counts + response.counts
-    # What nobody waits for is asked again and again by itself.
-    question = question_of(request.value, scope_of(record.user, record.conversation, "")) if record.is_user else None
+    # What nobody waits for is asked again and again by itself, and stages may ask the same for ends of their own.
+    asked_in = json.dumps([scope_of(record.user, record.conversation, ""), record.stage])
+    question = question_of(request.value, asked_in) if record.is_user else None
     said = _dumped(request.value), _dumped(response.value)
     row: dict[str, object] = {
         "request_id": record.request_id,

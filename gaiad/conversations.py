@@ -296,7 +296,7 @@ async def _asked_again(
     found: list[Asked] = []
     for some in tables.in_parts(sorted(questions)):
         query = (
-            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.outcome)
+            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.at, exchanges.outcome)
             .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
             .where(contents.question.in_(some), exchanges.started >= since)
         )

@@ -94,13 +94,20 @@ def test_a_question_is_what_was_asked_of_whom_and_not_how() -> None:
 
 def test_only_a_whole_reply_that_was_asked_for_again_soon_is_regenerated() -> None:
     asked = [
-        Asked("c", "q", 30.0, "whole"),
-        Asked("a", "q", 10.0, "whole"),
-        Asked("b", "q", 20.0, "failed"),
-        Asked("d", "q", 30.0 + ASKED_AGAIN_WITHIN_S + 1, "whole"),
-        Asked("x", "other", 11.0, "whole"),
+        Asked("c", "q", 30.0, 31.0, "whole"),
+        Asked("a", "q", 10.0, 11.0, "whole"),
+        Asked("b", "q", 20.0, 21.0, "failed"),
+        Asked("d", "q", 30.0 + ASKED_AGAIN_WITHIN_S + 1, 1e9, "whole"),
+        Asked("x", "other", 11.0, 12.0, "whole"),
     ]
     assert list(regenerated(asked)) == ["a"]
+
+
+def test_samples_taken_at_once_were_not_asked_for_again() -> None:
+    at_once = [Asked(name, "q", at, 15.0, "whole") for name, at in (("a", 10.0), ("b", 10.0), ("c", 12.0))]
+    assert list(regenerated(at_once)) == []
+    # One that came once they were over was asked after each of them.
+    assert list(regenerated([*at_once, Asked("d", "q", 16.0, 17.0, "whole")])) == ["a", "b", "c"]
 
 
 @pytest.fixture
@@ -151,6 +158,11 @@ async def test_signals_are_kept_with_what_was_kept_and_with_nothing_else(store: 
     found = await store.exchange("r1")
     assert found is not None
     assert found["signals"] == ["invalid_json", "regenerated"]
+
+
+async def test_stages_that_ask_the_same_do_not_ask_again(store: Conversations) -> None:
+    await store.keep([record("r1", 1.0, "[]", stage="intent"), record("r2", 2.0, "[]")])
+    assert await signals_of(store) == {"r1": [], "r2": []}
 
 
 async def test_what_nobody_waits_for_asks_nothing_again(store: Conversations) -> None:
