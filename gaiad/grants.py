@@ -15,7 +15,18 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
-from gaiad.consent import CONFIG, Action, GrantEvent, Purpose, Standing, decide, fold, follow_settings, next_change
+from gaiad.consent import (
+    CONFIG,
+    Action,
+    GrantEvent,
+    Purpose,
+    Standing,
+    decide,
+    fold,
+    follow_settings,
+    next_change,
+    was_granted,
+)
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -75,6 +86,17 @@ class Grants:
         standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
+
+    def may_be_used(self, purpose: Purpose, user: str, conversation: str | None, started: float) -> bool:
+        """Whether what was kept of `user`, in an exchange that began at `started`, may be used for `purpose` now."""
+        header = None
+        if self._header_may_grant:
+            # What was kept by a grant ends with it; asked as with a header only where a header was the grant.
+            person = self._people.get(user)
+            history = person.history if person is not None else ()
+            if not was_granted(purpose, history, at=started, conversation=conversation):
+                header = purpose.value
+        return purpose.value in self.purposes_for(user, header, conversation)
 
     async def append(
         self,

@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gaiad.cli.lines import FORMATS, line_of
-from gaiad.config import Config
+from gaiad.config import Config, ConsentConfig
 from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord, Judgement
+from gaiad.grants import Grants
 
 USER = {"role": "user", "content": "who repaired the roof?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "the roof"}'}}
@@ -194,3 +196,22 @@ async def test_only_what_was_kept_for_a_purpose_and_may_still_be_used_for_it_is_
     assert await ids(store, "train", 2) == ["r5"]
     rows, _ = await store.exported(Purpose.LOG, after=(1.0, "r2"), limit=1, user=None, stage=None)
     assert rows[0] == await store.exchange("r3")
+
+
+async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_headers_may_grant(tmp_path: Path) -> None:
+    consent = ConsentConfig(header_may_grant=True)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    now = [1000.0]
+    store = Conversations(database, Grants(database, lambda: now[0]))
+    await store.load()
+    await store.grants.append("ana", "train", "grant", "test", 1000.0, expires_at=1010.0)
+    began = (1005.0, 1020.0)
+    await store.keep(
+        [msgspec.structs.replace(record(n, "ana", "log", "train"), started=at) for n, at in enumerate(began)]
+    )
+    assert await ids(store, "train", 5) == ["r0", "r1"]
+    now[0] = 1030.0
+    # The second began when no grant held any more: only a header can have been the one that it was kept by.
+    assert await ids(store, "train", 5) == await ids(store, "log", 5) == ["r1"]
+    assert not store.grants.may_be_used(Purpose.TRAIN, "ana", None, 1005.0)
+    await database.close()
