@@ -65,6 +65,8 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
     """
     granted: frozenset[Purpose] = frozenset()
     revoked: frozenset[Purpose] = frozenset()
+    # What the settings grant, besides: they take back no more than that, and nobody has said no then.
+    by_settings: frozenset[Purpose] = frozenset()
     # What was said no to for this conversation alone: only a yes for this conversation alone undoes it.
     closed: frozenset[Purpose] = frozenset()
     for event in sorted((one for one in events if _counts(one, now, conversation)), key=_order):
@@ -76,41 +78,43 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
                     closed -= said_yes_to
                 elif event.purpose in closed:
                     continue
-                granted |= {event.purpose}
+                if event.source == CONFIG:
+                    by_settings |= {event.purpose}
+                else:
+                    granted |= {event.purpose}
                 revoked -= said_yes_to
+            case Action.REVOKE if event.source == CONFIG:
+                # 2. The settings no longer say yes.
+                by_settings -= {event.purpose}
             case Action.REVOKE:
-                # 2. Saying no to `log` says no to all that needs it.
+                # 3. Saying no to `log` says no to all that needs it.
                 gone = frozenset(Purpose) if event.purpose is Purpose.LOG else frozenset({event.purpose})
-                granted -= gone
+                granted, by_settings = granted - gone, by_settings - gone
                 revoked |= gone
                 if event.conversation is not None:
                     closed |= gone
-    return Standing(granted, revoked)
+    return Standing(granted | by_settings, revoked)
 
 
 def follow_settings(wanted: Iterable[Purpose], events: Iterable[GrantEvent], *, now: float) -> dict[Purpose, Action]:
     """What is to be appended so that one user's history says what the settings say: they grant `wanted`, and no more.
 
-    Settings undo nobody's revocation but their own, and take back no grant but their own.
+    Settings undo nobody's revocation, and take back no grant but their own.
     """
     about_all = [event for event in events if event.conversation is None]
+    revoked = fold(about_all, now=now).revoked
+    lasting = fold((one for one in about_all if one.expires_at is None), now=now).granted
+    theirs = fold((one for one in about_all if one.source == CONFIG or one.action is Action.REVOKE), now=now).granted
     wanted = frozenset(wanted)
     news: dict[Purpose, Action] = {}
     for purpose in Purpose:
-        last = max((one for one in about_all if _tells_of(one, purpose)), key=_order, default=None)
-        theirs = last is not None and last.source == CONFIG
-        if purpose in wanted:
-            holds = last is not None and last.action is Action.GRANT and _counts(last, now, None)
-            if not holds and (last is None or last.action is Action.GRANT or theirs):
-                news[purpose] = Action.GRANT
-        elif last is not None and last.action is Action.GRANT and theirs:
+        # 1. Granted by nobody for good, and by nobody revoked.
+        if purpose in wanted - lasting - revoked:
+            news[purpose] = Action.GRANT
+        # 2. Theirs still, whoever else granted it since.
+        elif purpose in theirs - wanted:
             news[purpose] = Action.REVOKE
     return news
-
-
-def _tells_of(event: GrantEvent, purpose: Purpose) -> bool:
-    ends_all = event.purpose is Purpose.LOG and event.action is Action.REVOKE
-    return ends_all or event.purpose is purpose
 
 
 def next_change(events: Iterable[GrantEvent], *, now: float) -> float:
