@@ -135,14 +135,18 @@ class Grants:
         for user, purpose in self._db.config.consent.granted():
             wanted.setdefault(user_name(user) or user, set()).add(Purpose(purpose))
         histories = {user: person.history for user, person in self._people.items()}
-        in_vain: list[tuple[str, Purpose]] = []
         for user in sorted({*wanted, *histories}):
             news = follow_settings(wanted.get(user, ()), histories.get(user, ()), now=at)
             for purpose, action in news.items():
-                await self.append(user, purpose, action, CONFIG, at)
-            granted = await self.granted(user)
-            in_vain += [(user, purpose) for purpose in sorted(wanted.get(user, ())) if purpose.value not in granted]
-        return in_vain
+                # A revocation may be among what was lost.
+                if action is Action.REVOKE or not self._db.grants_lost:
+                    await self.append(user, purpose, action, CONFIG, at)
+        return [
+            (user, purpose)
+            for user in sorted(wanted)
+            for purpose in sorted(wanted[user])
+            if purpose.value not in self.purposes_for(user)
+        ]
 
     async def granted(self, user: str, conversation: str | None = None) -> frozenset[str]:
         """The purposes that `user` granted and did not revoke, without what a header may add."""
