@@ -23,7 +23,8 @@ def datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
 def exchanges_in(folder: Path) -> Iterator[str]:
     """The request ids of the exchanges that a dataset's examples were made of."""
     for file in sorted(folder.glob("*.jsonl")):
-        with file.open(encoding="utf-8") as lines:
+        # What was cut off may end within a character; what matters of a line is plain.
+        with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 # Only lines that name an exchange are worth reading.
                 if EXCHANGE_ORIGIN in line:
