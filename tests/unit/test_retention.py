@@ -54,6 +54,11 @@ def test_each_purpose_ends_at_its_own_age_and_the_last_takes_the_content_with_it
     assert kept({TRAIN: Bound(age_s=1)}, 100, held("d", 69, TRAIN)) == {"d": "log"}
 
 
+def test_what_a_key_held_to_training_alone_is_not_kept_for_the_log_too() -> None:
+    rows = [Held("a", 95, frozenset({TRAIN}), 1), Held("b", 60, frozenset({TRAIN}), 1)]
+    assert kept({TRAIN: Bound(age_s=30)}, 100, *rows) == {"a": "train", "b": ""}
+
+
 def test_the_newest_are_kept_until_the_room_is_used_up() -> None:
     bounds = {LOG: Bound(size=10), TRAIN: Bound(size=5)}
     rows = (held("a", 9, TRAIN, size=4), held("b", 8, LOG, size=9), held("c", 7, TRAIN, size=2), held("d", 6, LOG))
