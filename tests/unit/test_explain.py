@@ -84,6 +84,10 @@ def test_what_was_asked_and_answered_is_not_told() -> None:
     told = explanation(kept(), THEN, NOW, [])
     assert told["kept"] == ["request", "response"]
     assert SECRET not in str(told)
+    corrected = kept(feedback=[{"verdict": "bad", "score": None, "correction": SECRET, "note": None, "at": 50.0}])
+    told = explanation(corrected, THEN, NOW, [])
+    assert SECRET not in str(told)
+    assert "with a correction" in explained(told, 100.0)
 
 
 @pytest.mark.parametrize(
