@@ -69,7 +69,7 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
     by_settings: frozenset[Purpose] = frozenset()
     # What was said no to for this conversation alone: only a yes for this conversation alone undoes it.
     closed: frozenset[Purpose] = frozenset()
-    for event in sorted((one for one in events if _counts(one, now, conversation)), key=_order):
+    for event in sorted((one for one in events if _counts(one, now, conversation)), key=by_time):
         match event.action:
             case Action.GRANT:
                 # 1. Saying yes to a purpose says yes to what it includes, but grants that for this purpose only.
@@ -130,7 +130,7 @@ def _counts(event: GrantEvent, now: float, conversation: str | None) -> bool:
     return event.action is Action.REVOKE or event.expires_at is None or now < event.expires_at
 
 
-def _order(event: GrantEvent) -> tuple[float, bool, bool]:
+def by_time(event: GrantEvent) -> tuple[float, bool, bool]:
     """By time. Of what happened at once a revocation is the last word, and before it what is about one conversation."""
     return event.at, event.action is Action.REVOKE, event.conversation is not None
 

@@ -21,6 +21,7 @@ from gaiad.consent import (
     GrantEvent,
     Purpose,
     Standing,
+    by_time,
     decide,
     fold,
     follow_settings,
@@ -163,7 +164,7 @@ class Grants:
         return {
             "granted": [*sorted(purpose.value for purpose in allowed)],
             "revoked": [*sorted(purpose.value for purpose in standing.revoked)],
-            "last": dataclasses.asdict(max(until, key=lambda one: one.at)) if until else None,
+            "last": dataclasses.asdict(max(until, key=by_time)) if until else None,
         }
 
     async def history(self, user: str) -> list[GrantEvent]:

@@ -141,5 +141,11 @@ async def test_consent_is_told_as_it_was_at_that_moment(tmp_path: Path) -> None:
         assert then["last"]["at"] == 10.0, "what was said of another conversation is not the last word here"
         later = await grants.standing_at("ana", 25.0, "c2")
         assert (later["granted"], later["revoked"]) == (["log"], ["train"])
+        # By a clock that was set back: at the same moment a revocation is the last word.
+        await grants.append("bob", "train", "grant", "command", 30.0)
+        await grants.append("bob", "train", "revoke", "command", 20.0)
+        then = await grants.standing_at("bob", 30.0, None)
+        assert isinstance(then["last"], dict)
+        assert (then["granted"], then["last"]["action"]) == ([], "revoke")
     finally:
         await database.close()
