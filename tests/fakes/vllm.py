@@ -26,6 +26,7 @@ all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value
     reply_times      repeat that text so often
     status_times     give the `status` so often only    garbage          answer 200 with these characters
     embeds           serve /v1/embeddings, which a model that generates does not
+    end_delay_s      wait once a stream said why it ends
 """
 
 from __future__ import annotations
@@ -239,6 +240,7 @@ async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json
         await _write(fake, response, {"error": {"message": "engine core died", "type": "Internal", "code": 500}})
     else:
         await _write(fake, response, ending)
+        await asyncio.sleep(float(fake.fault("end_delay_s", 0)))
         if (body.get("stream_options") or {}).get("include_usage"):
             await _write(fake, response, made.usage_chunk())
     await response.write(b"data: [DONE]\n\n")
