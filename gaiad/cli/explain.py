@@ -37,7 +37,7 @@ def explained(answer: Mapping[str, Any], now: float) -> str:
             ("conversation", str(answer.get("conversation") or "")),
             ("stage", f"{answer.get('stage')}, because of: {answer.get('stage_reason')}"),
             ("served by", f"{answer.get('version') or 'the base'}, arm {answer.get('arm')}{_engine(answer)}"),
-            ("sampling", ", ".join(f"{name} {value:g}" for name, value in (answer.get("sampling") or {}).items())),
+            ("sampling", ", ".join(f"{name} {value}" for name, value in (answer.get("sampling") or {}).items())),
             ("reply", _reply(answer)),
             ("consent then", _consent_then(answer.get("consent_then"))),
             ("kept", _kept(answer)),
