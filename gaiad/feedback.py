@@ -130,12 +130,15 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
     return (await connection.execute(query)).mappings().one_or_none()
 
 
-async def said_of(connection: AsyncConnection, request_id: str) -> list[dict[str, Json]]:
-    """All the feedback on one exchange, oldest first."""
+async def said_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[dict[str, Json]]]:
+    """All the feedback on each of these exchanges, oldest first."""
     said = tables.feedback.c
-    query = sa.select(said.verdict, said.correction, said.score, said.note, said.at)
-    rows = await connection.execute(query.where(said.request_id == request_id).order_by(said.id))
-    return [dict(row) for row in rows.mappings()]
+    query = sa.select(said.request_id, said.verdict, said.correction, said.score, said.note, said.at)
+    rows = await connection.execute(query.where(said.request_id.in_(request_ids)).order_by(said.id))
+    found: dict[str, list[dict[str, Json]]] = {}
+    for row in rows.mappings():
+        found.setdefault(row["request_id"], []).append({name: row[name] for name in row if name != "request_id"})
+    return found
 
 
 async def newest_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:

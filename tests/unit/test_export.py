@@ -198,6 +198,20 @@ async def test_only_what_was_kept_for_a_purpose_and_may_still_be_used_for_it_is_
     assert rows[0] == await store.exchange("r3")
 
 
+async def test_large_exchanges_come_in_small_pages(store: Conversations) -> None:
+    await store.grants.append("ana", "train", "grant", "test", 1.0)
+    long = {"messages": [{"role": "user", "content": "x" * 700_000}]}
+    for number in range(4):
+        given = record(number, "ana", "log", "train")
+        await store.keep([msgspec.structs.replace(given, request=long) if number in (1, 2) else given])
+    pages: list[list[Any]] = []
+    after = None
+    while not pages or after is not None:
+        rows, after = await store.exported(Purpose.TRAIN, after=after, limit=50, user="ana", stage=None)
+        pages.append([row["request_id"] for row in rows])
+    assert pages == [["r0", "r1"], ["r2", "r3"]]
+
+
 async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_headers_may_grant(tmp_path: Path) -> None:
     consent = ConsentConfig(header_may_grant=True)
     database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
