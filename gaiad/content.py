@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gaiad.exchange import ExchangeRecord, scope_of, storable
 from gaiad.redact import Scrubber
-from gaiad.signals import Signal, of_reply, question_of
+from gaiad.signals import Signal, of_reply, question_of, timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def content_of(record: ExchangeRecord, scrubber: Scrubber) -> Content:
         "size": sum(len(text) for text in said if text),
         "consent": record.consent_header,
         "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
-        "question": question,
+        "question": timed(question, record.started) if question else None,
         "sampling": _dumped(record.sampling) if record.sampling else None,
         "engine": record.engine or None,
         "template": record.template or None,

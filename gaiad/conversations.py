@@ -28,7 +28,7 @@ from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
 from gaiad.redact_file import load_scrubber
 from gaiad.retention import Held
-from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, Signal, regenerated
+from gaiad.signals import Asked, Signal, lately, regenerated
 from gaiad.user import user_name
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
@@ -292,7 +292,9 @@ async def _write_contents(
         for one in records
         for what in contents[one.request_id].signals
     ]
-    signals += await _asked_again(connection, {str(row["question"]) for row in rows if row["question"]}, records)
+    asked = zip(records, rows, strict=True)
+    questions = {(_untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
+    signals += await _asked_again(connection, questions, max(one.at for one in records))
     if signals:
         await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
@@ -306,21 +308,24 @@ async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[st
 
 
 async def _asked_again(
-    connection: AsyncConnection, questions: set[str], records: Sequence[ExchangeRecord]
+    connection: AsyncConnection, questions: Iterable[tuple[str, float]], now: float
 ) -> list[dict[str, object]]:
-    """The replies after which the same question came again, with this batch."""
+    """The replies after which one of these questions came again; each is named with the time that it came at."""
     exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
-    since = min(record.started for record in records) - ASKED_AGAIN_WITHIN_S
     found: list[Asked] = []
-    for some in tables.in_parts(sorted(questions)):
+    for some in tables.in_parts(sorted({one for question, at in questions for one in lately(question, at)})):
         query = (
             sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.at, exchanges.outcome)
             .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
-            .where(contents.question.in_(some), exchanges.started >= since)
+            .where(contents.question.in_(some))
         )
-        found += [Asked(*row) for row in (await connection.execute(query)).all()]
-    now = max(record.at for record in records)
+        for row in (await connection.execute(query)).all():
+            found.append(Asked(row.request_id, _untimed(row.question), row.started, row.at, row.outcome))
     return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
+
+
+def _untimed(question: str) -> str:
+    return question.partition("-")[0]
 
 
 async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[Json]]:

@@ -77,6 +77,19 @@ def question_of(request: object, scope: str) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def timed(question: str, at: float) -> str:
+    """A question as it is written down: with the quarter of an hour in which it was asked.
+
+    So however often it is asked, it is looked for among a few of its askings.
+    """
+    return f"{question}-{int(at // ASKED_AGAIN_WITHIN_S):x}"
+
+
+def lately(question: str, at: float) -> tuple[str, str]:
+    """Under what it may have been written down where it was asked soon before `at`, too."""
+    return timed(question, at), timed(question, at - ASKED_AGAIN_WITHIN_S)
+
+
 def asks_for_json(request: object) -> bool:
     """Whether a request says that the reply has to be JSON, in any of the ways there are."""
     body = _object(request)
