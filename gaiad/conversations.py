@@ -36,6 +36,7 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _PAGE_BYTES = 1024 * 1024
+_DELETED_AT_ONCE = 5000
 _Row: TypeAlias = tuple[object, ...]
 Place: TypeAlias = tuple[float, str]
 """After which exchange the next ones come: its time and its request id."""
@@ -230,13 +231,17 @@ class Conversations:
         return frozenset(found)
 
     async def delete_old_metadata(self, before: float) -> int:
-        """Delete content-free rows older than `before`; say how many."""
-        kept = sa.select(tables.exchange_contents.c.request_id)
-        query = sa.delete(tables.exchanges).where(
-            tables.exchanges.c.at < before, tables.exchanges.c.request_id.not_in(kept)
-        )
-        async with self._db.write() as connection:
-            return (await connection.execute(query)).rowcount
+        """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
+        exchanges, contents = tables.exchanges, tables.exchange_contents
+        old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
+        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(_DELETED_AT_ONCE)
+        query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
+        while True:
+            async with self._db.write() as connection:
+                gone = (await connection.execute(query)).rowcount
+            count += gone
+            if gone < _DELETED_AT_ONCE:
+                return count
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
