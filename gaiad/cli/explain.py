@@ -60,7 +60,8 @@ def _engine(answer: Mapping[str, Any]) -> str:
 
 
 def _reply(answer: Mapping[str, Any]) -> str:
-    valid = {True: "fits its stage's schema", False: "does not fit its stage's schema, is empty or was cut short"}
+    # Where a stage has no schema a reply only has to say something, and to the end.
+    valid = {True: "valid", False: "not valid: against its stage's schema, empty or cut short"}
     told = [
         f"status {answer.get('status')}",
         str(answer.get("outcome") or ("whole" if answer.get("complete") else "not whole")),

@@ -116,7 +116,7 @@ def test_people_read_it_line_by_line() -> None:
         "intent, because of: header",
         "a@v1-00000000, arm none (engine e1)",
         "temperature 0.25, seed 12345678901",
-        "status 200, aborted, ended by stop, fits its stage's schema",
+        "status 200, aborted, ended by stop, valid",
         "the user allowed log, train (last word: grant train, by command); the request's header said train",
         "request and response, for log, train; replaced by placeholders: 2 EMAIL",
         "the user allows log; this exchange may be used for log",
