@@ -41,18 +41,26 @@ class _Person:
 
     def __init__(self, history: Sequence[GrantEvent]) -> None:
         self.history = tuple(history)
-        self._conversations = {event.conversation for event in history}
+        self._by_scope: dict[str | None, list[GrantEvent]] = {None: []}
+        for event in history:
+            self._by_scope.setdefault(event.conversation, []).append(event)
         self._standings: dict[str | None, tuple[float, Standing]] = {}
 
     def standing(self, conversation: str | None, now: float) -> Standing:
         # All conversations that nothing was said about are one.
-        scope = conversation if conversation in self._conversations else None
+        scope = conversation if conversation in self._by_scope else None
         until, standing = self._standings.get(scope, (-math.inf, _NOTHING_SAID))
         if now < until:
             return standing
-        standing = fold(self.history, now=now, conversation=scope)
-        self._standings[scope] = next_change(self.history, now=now), standing
+        said = self.said_in(scope)
+        standing = fold(said, now=now, conversation=scope)
+        self._standings[scope] = next_change(said, now=now), standing
         return standing
+
+    def said_in(self, conversation: str | None) -> list[GrantEvent]:
+        """What was said for a conversation and for all: there may be thousands of others."""
+        here = self._by_scope.get(conversation, []) if conversation is not None else []
+        return self._by_scope[None] + here
 
 
 class Grants:
@@ -94,8 +102,8 @@ class Grants:
         if self._header_may_grant:
             # What was kept by a grant ends with it; asked as with a header only where a header was the grant.
             person = self._people.get(user)
-            history = person.history if person is not None else ()
-            if not was_granted(purpose, history, at=started, conversation=conversation):
+            said = person.said_in(conversation) if person is not None else ()
+            if not was_granted(purpose, said, at=started, conversation=conversation):
                 header = purpose.value
         return purpose.value in self.purposes_for(user, header, conversation)
 
