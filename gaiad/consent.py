@@ -148,6 +148,14 @@ def parse_header(text: str) -> frozenset[Purpose] | None:
         return None
 
 
+def header_in_short(text: str | None) -> str | None:
+    """What a consent header said, in words that are its own: `none`, purposes, or `malformed`; None without one."""
+    if text is None:
+        return None
+    asked = parse_header(text)
+    return "malformed" if asked is None else ",".join(sorted(asked)) or "none"
+
+
 def with_included(purposes: Iterable[Purpose]) -> frozenset[Purpose]:
     """Add what the purposes include: each of them needs `log`."""
     closed = frozenset(purposes)

@@ -1,37 +1,33 @@
 """The exchanges that were kept because somebody agreed to it.
 
-Writes exchanges in batches, takes feedback, and answers which corrected exchanges may be
-learned from. Consent is decided by `consent`; here it is only asked, once more before each write.
+Writes exchanges in batches and gives them back; what was thought of them is `feedback`'s work. Consent is decided by
+`consent`; here it is only asked, once more before each write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import grants, tables
-from gaiad.consent import Purpose, fold, still_holds
+from gaiad import tables
+from gaiad.content import Content, content_of
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.erasure import Selector
-from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord, verdict_word
+from gaiad.exchange import ExchangeRecord, storable
+from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
-from gaiad.redact import Scrubbed
 from gaiad.redact_file import load_scrubber
+from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, Signal, regenerated
 from gaiad.user import user_name
-
-MAX_CORRECTION_CHARS = 200_000
-_NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
-
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
@@ -61,26 +57,17 @@ def _statements(rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]
         yield _INSERT_ONE, list(rows[-rest:])
 
 
-class CorrectedRow(TypedDict):
-    """An exchange with a correction, shaped like the learner's `CorrectedExchange`."""
-
-    exchange_id: str
-    user: str
-    stage: str
-    request_messages: list[dict[str, Json]]
-    correction: str
-    created_at: float
-    conversation: str | None
-
-
 class Conversations:
-    """Sole writer of exchanges and feedback; `grants` says what may be kept. `load` once, before the first request."""
+    """Sole writer of exchanges, with the `feedback` on them; `grants` says what may be kept.
+
+    `load` once, before the first request.
+    """
 
     def __init__(self, db: Database, grants: Grants | None = None) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self.grants = grants or Grants(db)
         self._scrubber = load_scrubber(db.config)
+        self.feedback = Feedback(db, self.grants, self._scrubber)
         self._closed: dict[Selector, float] = {}
 
     async def load(self) -> None:
@@ -103,24 +90,17 @@ class Conversations:
         if not allowed:
             return
         # Off the loop: looking for secrets takes its time, and replies should not wait for it.
-        scrubbed = await asyncio.to_thread(self._scrubbed, [record for record in allowed if record.purposes])
+        contents = await asyncio.to_thread(self._contents, [record for record in allowed if record.purposes])
         async with self._db.write() as connection:
             # What was revoked, or is being erased, since the look before is not kept either.
             final = [self._without_revoked(record) for record in allowed]
             for statement, values in _statements([_metadata_row(record) for record in final]):
                 await connection.exec_driver_sql(statement, values)
-            contents = [_content_row(record, *scrubbed[record.request_id]) for record in final if record.purposes]
-            if contents:
-                await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), contents)
+            await _write_contents(connection, [record for record in final if record.purposes], contents)
 
-    def _scrubbed(self, records: Sequence[ExchangeRecord]) -> dict[str, tuple[Scrubbed, Scrubbed]]:
-        """Requests and replies as they may be written down, by request id."""
-        found = {}
-        for record in records:
-            scope = scope_of(record.user, record.conversation, record.request_id)
-            parts = (self._scrubber.scrub(part, scope) for part in (record.request, record.response))
-            found[record.request_id] = next(parts), next(parts)
-        return found
+    def _contents(self, records: Sequence[ExchangeRecord]) -> dict[str, Content]:
+        """What may be written down of each, by request id."""
+        return {record.request_id: content_of(record, self._scrubber) for record in records}
 
     def hurry(self, hurries: bool) -> None:
         """Have rows written at once, even where replies then wait for a core; or not any more."""
@@ -128,20 +108,22 @@ class Conversations:
 
     async def exchange(self, request_id: str) -> dict[str, Json] | None:
         """One exchange with all that was kept of it. It is durable: only committed rows are seen."""
-        if not _storable(request_id):
+        if not storable(request_id):
             return None
         async with self._db.read() as connection:
             query = _joined().where(tables.exchanges.c.request_id == request_id)
             row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
                 return None
-            said = tables.feedback.c
-            query = sa.select(said.verdict, said.correction, said.at).where(said.request_id == request_id)
-            feedback = (await connection.execute(query.order_by(said.id))).mappings().all()
-        found = _summary(row)
+            feedback = await said_of(connection, request_id)
+            signals = await _signals(connection, [request_id])
+        found = {**_summary(row), "signals": signals.get(request_id, [])}
         found["request"] = json.loads(row["request"]) if row["request"] else None
         found["response"] = json.loads(row["response"]) if row["response"] else None
-        found["feedback"] = [dict(entry) for entry in feedback]
+        found["feedback"] = [*feedback]
+        found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
+        found["sampling"] = json.loads(row["sampling"]) if row["sampling"] else None
+        found |= {name: row[name] for name in ("consent", "engine", "template")}
         return found
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
@@ -154,54 +136,11 @@ class Conversations:
             query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            said = await _newest_feedback(connection, [row["request_id"] for row in rows])
-        return [{**_summary(row), "feedback": said.get(row["request_id"])} for row in rows]
-
-    async def add_feedback(self, request_id: str, verdict: str, correction: str | None, at: float) -> Refuse | None:
-        """Attach a verdict, and perhaps the right answer, to a kept exchange; the newest feedback counts."""
-        problem = _feedback_problem(request_id, verdict, correction)
-        if problem is not None:
-            return problem
-        row: dict[str, object] = {"request_id": request_id, "verdict": verdict_word(verdict), "at": at}
-        async with self._db.write() as connection:
-            query = _joined().where(tables.exchanges.c.request_id == request_id)
-            found = (await connection.execute(query)).mappings().one_or_none()
-            problem = self._not_open_to_feedback(found)
-            if problem is None and found is not None:
-                # As in what was said before: the same value has the same placeholder.
-                scope = scope_of(found["user"], found["conversation"], request_id)
-                row["correction"] = self._scrubber.scrub(correction, scope).value
-                await connection.execute(sa.insert(tables.feedback).values(row))
-        return problem
-
-    async def corrected(self, stages: Sequence[str]) -> list[CorrectedRow]:
-        """Exchanges at `stages` whose newest feedback corrects them and that may be learned from now.
-
-        The purpose `train` must have held when the exchange was recorded, and must hold still.
-        """
-        newest = sa.select(sa.func.max(tables.feedback.c.id)).group_by(tables.feedback.c.request_id)
-        query = (
-            _joined()
-            .add_columns(tables.feedback.c.correction)
-            .join(tables.feedback, tables.feedback.c.request_id == tables.exchanges.c.request_id)
-            .where(tables.feedback.c.id.in_(newest), tables.feedback.c.correction.is_not(None))
-            .where(tables.exchanges.c.stage.in_(list(stages)))
-            .order_by(tables.exchanges.c.at, tables.exchanges.c.request_id)
-        )
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
-        now = self.grants.clock()
+            ids = [row["request_id"] for row in rows]
+            said, signals = await newest_of(connection, ids), await _signals(connection, ids)
         return [
-            _corrected_row(row, messages)
+            {**_summary(row), "feedback": said.get(row["request_id"]), "signals": signals.get(row["request_id"], [])}
             for row in rows
-            if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(
-                Purpose.TRAIN,
-                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
-                self._header_may_grant,
-            )
-            and (messages := _messages(row["request"]))
         ]
 
     async def delete_old_metadata(self, before: float) -> int:
@@ -228,44 +167,6 @@ class Conversations:
             for selector, at in self._closed.items()
         )
 
-    def _not_open_to_feedback(self, found: sa.RowMapping | None) -> Refuse | None:
-        if found is None:
-            return _NO_SUCH_EXCHANGE
-        if found["user"] is None:
-            return Refuse(
-                "the exchange was not kept, because its user had not agreed to that",
-                "grant a purpose first; it holds for the exchanges that follow",
-            )
-        purposes = frozenset(found["purposes"].split(","))
-        if not self.grants.unrevoked(found["user"], purposes, found["conversation"]):
-            hint = "nothing is added to it unless the user grants that again"
-            return Refuse("the user has revoked what the exchange was kept for", hint)
-        return None
-
-
-def _feedback_problem(request_id: str, verdict: str, correction: str | None) -> Refuse | None:
-    if not _storable(request_id):
-        return _NO_SUCH_EXCHANGE
-    if verdict_word(verdict) is None:
-        return Refuse("the verdict is not a word", "use one word such as good or bad")
-    if correction is None:
-        return None
-    if not correction.strip() or len(correction) > MAX_CORRECTION_CHARS or not _storable(correction):
-        return Refuse("the correction is empty, too long or not text", "send the whole right answer as text")
-    return None
-
-
-def _storable(text: str) -> bool:
-    # Lone surrogates, which JSON allows and SQLite does not.
-    return text == text.encode("utf-8", "ignore").decode("utf-8")
-
-
-async def _newest_feedback(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
-    said = tables.feedback.c
-    query = sa.select(said.request_id, said.verdict, said.correction.is_not(None).label("correction"), said.at)
-    rows = await connection.execute(query.where(said.request_id.in_(request_ids)).order_by(said.id))
-    return {row.request_id: {"verdict": row.verdict, "correction": row.correction, "at": row.at} for row in rows}
-
 
 def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
     # Plain texts and numbers, in the order of `_RECORDED`: the driver asks around how to write anything else.
@@ -286,30 +187,55 @@ def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
         1 if record.streamed else 0,
         1 if record.complete else 0,
         None if record.valid is None else int(record.valid),
+        str(record.outcome),
         "kept" if record.purposes else "not_kept",
     )
 
 
-def _content_row(record: ExchangeRecord, request: Scrubbed, response: Scrubbed) -> dict[str, object]:
-    counts = request.counts + response.counts
-    return {
-        "request_id": record.request_id,
-        "user": record.user,
-        "conversation": record.conversation if _storable(record.conversation or "") else None,
-        "purposes": ",".join(sorted(record.purposes)),
-        "request": _dumped(request.value),
-        "response": _dumped(response.value),
-        "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
-    }
+async def _write_contents(
+    connection: AsyncConnection, records: Sequence[ExchangeRecord], contents: Mapping[str, Content]
+) -> None:
+    """Write what was said in `records`, and what follows from it for these and for earlier replies."""
+    if not records:
+        return
+    # A purpose may have been revoked since the content was made ready.
+    rows = [{**contents[one.request_id].row, "purposes": ",".join(sorted(one.purposes))} for one in records]
+    await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), rows)
+    signals: list[dict[str, object]] = [
+        {"request_id": one.request_id, "what": what.value, "at": one.at}
+        for one in records
+        for what in contents[one.request_id].signals
+    ]
+    signals += await _asked_again(connection, {str(row["question"]) for row in rows if row["question"]}, records)
+    if signals:
+        await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
 
-def scope_of(user: str | None, conversation: str | None, request_id: str) -> str:
-    """Within what one value has one placeholder: a user's conversation, else the exchange alone."""
-    return json.dumps([user, conversation or request_id])
+async def _asked_again(
+    connection: AsyncConnection, questions: set[str], records: Sequence[ExchangeRecord]
+) -> list[dict[str, object]]:
+    """The replies after which the same question came again, with this batch."""
+    exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+    since = min(record.started for record in records) - ASKED_AGAIN_WITHIN_S
+    found: list[Asked] = []
+    for some in tables.in_parts(sorted(questions)):
+        query = (
+            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.outcome)
+            .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
+            .where(contents.question.in_(some), exchanges.started >= since)
+        )
+        found += [Asked(*row) for row in (await connection.execute(query)).all()]
+    now = max(record.at for record in records)
+    return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
 
 
-def _dumped(body: object) -> str | None:
-    return None if body is None else json.dumps(body, separators=(",", ":"))
+async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = {}
+    query = sa.select(tables.signals.c.request_id, tables.signals.c.what)
+    query = query.where(tables.signals.c.request_id.in_(request_ids)).order_by(tables.signals.c.what)
+    for row in await connection.execute(query):
+        found.setdefault(row.request_id, []).append(row.what)
+    return found
 
 
 def _joined() -> sa.Select[*tuple[object, ...]]:
@@ -326,24 +252,3 @@ def _summary(row: sa.RowMapping) -> dict[str, Json]:
     found["purposes"] = row["purposes"].split(",") if row["purposes"] else []
     found["durable"] = True
     return found
-
-
-def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
-    return CorrectedRow(
-        exchange_id=row["request_id"],
-        user=row["user"],
-        stage=row["stage"],
-        request_messages=messages,
-        correction=row["correction"],
-        created_at=row["at"],
-        conversation=row["conversation"],
-    )
-
-
-def _messages(request: str | None) -> list[dict[str, Json]]:
-    """The chat messages of a kept request; empty where it was none."""
-    body = json.loads(request) if request else {}
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return []
-    return messages

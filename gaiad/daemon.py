@@ -34,6 +34,7 @@ from gaiad.db import Database, lock_state_dir
 from gaiad.eraser import Eraser
 from gaiad.erasures import Erasures
 from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, StoreError
+from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
 from gaiad.keyfile import WatchedKeys
@@ -235,8 +236,8 @@ class _Daemon:
             backup=self.database.backup,
         )
 
-    async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:
-        return await self.conversations.add_feedback(request_id, verdict, correction, time.time())
+    async def _feedback(self, request_id: str, given: Judgement) -> Refuse | None:
+        return await self.conversations.feedback.add(request_id, given, time.time())
 
     async def _reconcile(self) -> None:
         """Before the gate opens: see what the engine is, then give it what the registry wants."""

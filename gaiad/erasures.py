@@ -7,7 +7,7 @@ does, and is its only user.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -17,8 +17,6 @@ from gaiad import tables
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.erasure import Kind, Phase, Selector
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +77,10 @@ class Erasures:
         async with self._db.write() as connection:
             for table in (tables.signals, tables.feedback, contents):
                 deleted = 0
-                for some in _in_parts(ids):
+                for some in tables.in_parts(ids):
                     deleted += (await connection.execute(sa.delete(table).where(table.c.request_id.in_(some)))).rowcount
                 went[table.name] = deleted
-            for some in _in_parts(ids):
+            for some in tables.in_parts(ids):
                 marked = sa.update(exchanges).where(exchanges.c.request_id.in_(some)).values(decision="erased")
                 await connection.execute(marked)
         return went
@@ -92,7 +90,7 @@ class Erasures:
         found = 0
         async with self._db.read() as connection:
             for table in (tables.exchange_contents, tables.feedback, tables.signals):
-                for some in _in_parts(ids):
+                for some in tables.in_parts(ids):
                     query = sa.select(sa.func.count()).select_from(table).where(table.c.request_id.in_(some))
                     found += (await connection.execute(query)).scalar_one()
         return found
@@ -110,7 +108,7 @@ class Erasures:
         """When the oldest of these exchanges was kept."""
         found = []
         async with self._db.read() as connection:
-            for some in _in_parts(ids):
+            for some in tables.in_parts(ids):
                 query = sa.select(sa.func.min(tables.exchanges.c.at)).where(tables.exchanges.c.request_id.in_(some))
                 found.append((await connection.execute(query)).scalar_one())
         return min((at for at in found if at is not None), default=None)
@@ -150,10 +148,3 @@ async def _covered(connection: AsyncConnection, selector: Selector) -> list[str]
     joined = tables.exchange_contents.join(tables.exchanges, exchanges.request_id == contents.request_id)
     query = sa.select(contents.request_id).select_from(joined).where(column[selector.kind] == selector.name)
     return list((await connection.execute(query.order_by(exchanges.at, contents.request_id))).scalars())
-
-
-def _in_parts(ids: Iterable[str]) -> Iterator[list[str]]:
-    """Few enough for one statement's variables."""
-    every = list(ids)
-    for at in range(0, len(every), _AT_ONCE):
-        yield every[at : at + _AT_ONCE]

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
 from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, next_change
+from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
 from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, user_name
@@ -111,6 +112,18 @@ class Grants:
         history = await self.history(user)
         standing = fold(history, now=self.clock(), conversation=conversation_name(conversation))
         return frozenset(purpose.value for purpose in decide(standing.granted, standing.revoked, None, False))
+
+    async def standing_at(self, user: str, moment: float, conversation: str | None) -> dict[str, Json]:
+        """What `user` had granted and revoked at a moment in the past, and the last word that it came from."""
+        here = [one for one in await self.history(user) if one.conversation in (None, conversation)]
+        until = [one for one in here if one.at <= moment]
+        standing = fold(until, now=moment, conversation=conversation)
+        allowed = decide(standing.granted, standing.revoked, None, False)
+        return {
+            "granted": [*sorted(purpose.value for purpose in allowed)],
+            "revoked": [*sorted(purpose.value for purpose in standing.revoked)],
+            "last": dataclasses.asdict(max(until, key=lambda one: one.at)) if until else None,
+        }
 
     async def history(self, user: str) -> list[GrantEvent]:
         """All that `user` granted and revoked, oldest first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -41,6 +43,7 @@ exchanges = sa.Table(
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("valid", sa.Boolean),
     sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text),
     sa.Index("exchanges_by_time", "at"),
 )
 """One row a request, without anything that the client said or is."""
@@ -57,6 +60,9 @@ exchange_contents = sa.Table(
     sa.Column("consent", sa.Text),
     sa.Column("scrubbed", sa.Text),
     sa.Column("question", sa.Text),
+    sa.Column("sampling", sa.Text),
+    sa.Column("engine", sa.Text),
+    sa.Column("template", sa.Text),
     sa.Index("contents_by_user", "user"),
     sa.Index("contents_by_conversation", "conversation"),
     sa.Index("contents_by_question", "question"),
@@ -156,3 +162,12 @@ erasures = sa.Table(
     sa.Index("erasures_by_time", "at"),
 )
 """What was asked to be erased, how far that is, and the report of what went: names and counts, no content."""
+
+_AT_ONCE = 500
+
+
+def in_parts(values: Iterable[str]) -> Iterator[list[str]]:
+    """Few enough at once for one statement's variables."""
+    every = list(values)
+    for at in range(0, len(every), _AT_ONCE):
+        yield every[at : at + _AT_ONCE]

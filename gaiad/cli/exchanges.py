@@ -22,7 +22,9 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     feedback = add(commands, common, "feedback", _feedback, "Attach a verdict to an exchange, or the right answer.")
     feedback.add_argument("id", metavar="ID", help="the reply's X-Gaia-Request-Id")
     feedback.add_argument("verdict", metavar="VERDICT", choices=("good", "bad"))
+    feedback.add_argument("--score", type=float, metavar="S", help="how good the reply was, from 0 to 1")
     feedback.add_argument("--correction", metavar="TEXT", help="what the reply should have been")
+    feedback.add_argument("--note", metavar="TEXT", help="a remark, up to 4,000 characters")
 
 
 def _list(args: argparse.Namespace, context: Context) -> int:
@@ -58,7 +60,8 @@ def _show(args: argparse.Namespace, context: Context) -> int:
 
 
 def _feedback(args: argparse.Namespace, context: Context) -> int:
-    answer = context.client().post("feedback", request_id=args.id, verdict=args.verdict, correction=args.correction)
+    given = {"verdict": args.verdict, "score": args.score, "correction": args.correction, "note": args.note}
+    answer = context.client().post("feedback", request_id=args.id, **given)
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
     return context.terminal.show(answer, f"noted for {args.id}")

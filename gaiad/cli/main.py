@@ -15,13 +15,26 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gaiad.cli import adapters, backup, config, consent, curriculum, erase, exchanges, keys, stages, status, train
+from gaiad.cli import (
+    adapters,
+    backup,
+    config,
+    consent,
+    curriculum,
+    erase,
+    exchanges,
+    explain,
+    keys,
+    stages,
+    status,
+    train,
+)
 from gaiad.cli.client import Client, find_socket
 from gaiad.cli.command import Context
 from gaiad.cli.output import FAILED, INTERRUPTED, NO_DAEMON, Terminal
 from gaiad.errors import ControlError, GaiadError
 
-GROUPS = (status, train, adapters, consent, exchanges, erase, backup, keys, stages, curriculum, config)
+GROUPS = (status, train, adapters, consent, exchanges, explain, erase, backup, keys, stages, curriculum, config)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from aiohttp import web
 from gaiad.control.listener import Listener
 from gaiad.control.metrics import CONTENT_TYPE, metrics_of
 from gaiad.errors import AdapterError, ConfigError, CurriculumError, DatasetError, GaiadError, NotYet, Refuse
-from gaiad.exchange import verdict_word
+from gaiad.exchange import Judgement, is_score, verdict_word
 
 log = structlog.get_logger()
 
@@ -88,8 +88,11 @@ class Commands(Protocol):
     async def exchange(self, request_id: str) -> Answer:
         """One exchange."""
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
-        """Attach a verdict, and possibly the right answer, to an exchange."""
+    async def explain(self, request_id: str) -> Answer:
+        """Where a reply came from and what became of it."""
+
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
+        """Attach a verdict, and possibly a score, the right answer and a note, to an exchange."""
 
     async def backup(self, target: Path) -> Answer:
         """Copy the store to a new file."""
@@ -216,12 +219,14 @@ async def _exchange(request: web.Request) -> web.Response:
     return _answered(await request.app[COMMANDS].exchange(request.match_info["id"]))
 
 
+async def _explain(request: web.Request) -> web.Response:
+    return _answered(await request.app[COMMANDS].explain(request.match_info["id"]))
+
+
 async def _feedback(request: web.Request) -> web.Response:
-    body = await _body(request, "request_id", "verdict", "correction")
-    answer = await request.app[COMMANDS].feedback(
-        _text(body, "request_id"), _verdict(body), _optional_text(body, "correction")
-    )
-    return _answered(answer)
+    body = await _body(request, "request_id", "verdict", "score", "correction", "note")
+    given = Judgement(_verdict(body), _optional_text(body, "correction"), _score(body), _optional_text(body, "note"))
+    return _answered(await request.app[COMMANDS].feedback(_text(body, "request_id"), given))
 
 
 async def _backup(request: web.Request) -> web.Response:
@@ -247,6 +252,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/erasures", _erasures),
     web.get("/exchanges", _exchanges),
     web.get("/exchanges/{id}", _exchange),
+    web.get("/explain/{id}", _explain),
     web.post("/feedback", _feedback),
     web.post("/backup", _backup),
 )
@@ -311,6 +317,13 @@ def _verdict(body: Mapping[str, object]) -> str:
     if word is None:
         raise _bad_request("'verdict' is not one word", "use one word such as good or bad")
     return word
+
+
+def _score(body: Mapping[str, object]) -> float | None:
+    value = body.get("score")
+    if value is not None and not is_score(value):
+        raise _bad_request("'score' is not a number from 0 to 1", "leave it out where there is none")
+    return value
 
 
 def _limit(request: web.Request, default: int) -> int:

@@ -10,16 +10,19 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from gaiad.adapter import AdapterName, VersionName
 from gaiad.config import Config
 from gaiad.control.app import Answer, Reply, Unknown
+from gaiad.control.explain import explanation
 from gaiad.control.status import World, status_of
 from gaiad.conversations import Conversations
+from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
 from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
+from gaiad.exchange import Judgement
 from gaiad.registry import Registry, VersionRow
 from gaiad.user import conversation_name, user_name
 
@@ -190,10 +193,27 @@ class DaemonCommands:
             return Unknown(f"no exchange {request_id!r} is kept", "gaiadctl exchanges list shows those that are")
         return found
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+    async def explain(self, request_id: str) -> Answer:
+        """One exchange with its user's consent then and now, and the versions that were made of it."""
+        found = await self.exchange(request_id)
+        if not isinstance(found, Mapping):
+            return found
+        kept, grants = cast("Mapping[str, Json]", found), self._conversations.grants
+        user, conversation = cast("str | None", kept["user"]), cast("str | None", kept["conversation"])
+        then: dict[str, Json] | None = None
+        now: dict[str, Json] | None = None
+        if user is not None:
+            then = await grants.standing_at(user, cast("float", kept["started"]), conversation)
+            purposes = cast("list[str]", kept["purposes"])
+            # Asked as with a header for each, since a header may have been the grant.
+            usable = [one for one in purposes if one in grants.purposes_for(user, one, conversation)]
+            now = {"granted": [*sorted(await grants.granted(user, conversation))], "usable_for": [*usable]}
+        return explanation(kept, then, now, [row.to_json() for row in self._registry.versions()])
+
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
         """Attach a verdict to an exchange."""
         await self._flush()
-        refused = await self._conversations.add_feedback(request_id, verdict, correction, time.time())
+        refused = await self._conversations.feedback.add(request_id, given, time.time())
         return refused if refused is not None else {"request_id": request_id, "noted": True}
 
     async def backup(self, target: Path) -> Answer:

@@ -25,6 +25,7 @@ from gaiad.ending import failure_line, how_it_ended
 from gaiad.errors import EngineError
 from gaiad.gpu import command, probe
 from gaiad.gpu.child import EngineChild, check_port_free
+from gaiad.gpu.identity import engine_digest, template_digest
 
 OnProgress: TypeAlias = Callable[[float, str], None]
 """Hears the seconds since a start began, and what it is at."""
@@ -43,7 +44,10 @@ _DEV_MODE_FLAG = "VLLM_SERVER_DEV_MODE=1, and on a GPU --enable-sleep-mode (with
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the engine turned out to be; `missing` names the flags and variables to set."""
+    """What the engine turned out to be; `missing` names the flags and variables to set.
+
+    `digest` tells it from another engine, `template` its chat template from another; that one is empty where unseen.
+    """
 
     version: str
     served_name: str
@@ -51,6 +55,8 @@ class EngineFacts:
     sleep: bool
     max_model_len: int | None
     missing: tuple[str, ...]
+    digest: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,18 +237,27 @@ class Engine:
         self._served_name = str(card.get("id") or self.served_name)
         version = await self._ask("GET", "/version")
         body = version.json() if version.status == 200 else {}
+        release = str(body.get("version", ""))
         # Where the route exists, it is not found but forbidden to read it; nothing is ordered by asking.
         runtime_lora = (await self._ask("GET", "/v1/load_lora_adapter")).status == 405
         sleep = (await self._ask("GET", "/is_sleeping")).status == 200
         missing = (() if runtime_lora else (_RUNTIME_LORA_FLAG,)) + (() if sleep else (_DEV_MODE_FLAG,))
-        length = card.get("max_model_len")
+        length = card.get("max_model_len") if isinstance(card.get("max_model_len"), int) else None
         return EngineFacts(
-            version=str(body.get("version", "")),
+            version=release,
             served_name=self._served_name,
             runtime_lora=runtime_lora,
             sleep=sleep,
-            max_model_len=length if isinstance(length, int) else None,
+            max_model_len=length,
             missing=missing,
+            digest=await asyncio.to_thread(
+                engine_digest,
+                self._settings,
+                version=release,
+                served_name=self._served_name,
+                max_model_len=length,
+            ),
+            template=await asyncio.to_thread(template_digest, self._settings),
         )
 
     async def _base_card(self) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ registry nor history (that is `loop`).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from gaiad.conversations import Conversations
 from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
 from gaiad.errors import DatasetError, EngineError, Refuse, TrainingError
+from gaiad.gpu.identity import base_identity
 from gaiad.learner import artifacts, cycle, gate
 from gaiad.learner.attempt import Attempt, ExamProgress, Order
 from gaiad.learner.cycle import Command, Kind
@@ -152,7 +152,7 @@ class Steps:
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected at the curriculum's stages and let be learned from."""
-        rows = await self._conversations.corrected(curriculum.stages)
+        rows = await self._conversations.feedback.corrected(curriculum.stages)
         return [CorrectedExchange(**row, shaped_by=await self._shaped_by(row["exchange_id"])) for row in rows]
 
     async def _shaped_by(self, exchange_id: str) -> tuple[str, ...]:
@@ -372,11 +372,7 @@ class Steps:
             await asyncio.sleep(0.05)
 
     def _base_identity(self) -> str:
-        """Tell one base model from another that is served under the same name."""
-        folder = Path(self._config.engine.base_model or "/nonexistent")
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        marks = [f"{one.name} {one.stat().st_size} {one.stat().st_mtime_ns}" for one in files if one.is_file()]
-        return hashlib.sha256("\n".join([self._engine.served_name, *marks]).encode()).hexdigest()
+        return base_identity(self._config.engine.base_model, self._engine.served_name)
 
 
 async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> cycle.Event:

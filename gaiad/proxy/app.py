@@ -21,7 +21,7 @@ from aiohttp import web
 
 from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import ConfigError, GaiadError, Refuse
-from gaiad.exchange import verdict_word
+from gaiad.exchange import MAX_NOTE_CHARS, Judgement, is_score, verdict_word
 from gaiad.keys import Key
 from gaiad.proxy.agreeing import own_consent, read_conversation, read_said
 from gaiad.proxy.ask import caller, named_caller
@@ -222,17 +222,17 @@ class Proxy:
         given = _read_feedback(body)
         if isinstance(given, Rejection):
             return rejected(given)
-        request_id, verdict, correction = given
+        request_id, judgement = given
         await self._settle()
         kept = await self._deps.exchange(request_id)
         # Whoever says who they are may judge their own replies only; another's does not exist for them.
         named = named_caller(request.headers, body.get("user"), request[KEY])
         if kept is None or (named is not None and kept["user"] not in (None, named)):
             return rejected(unknown_exchange(request_id))
-        refusal = await self._deps.feedback(request_id, verdict, correction)
+        refusal = await self._deps.feedback(request_id, judgement)
         if refusal is not None:
             return rejected(refused_feedback(refusal.reason, refusal.hint))
-        return web.json_response({"request_id": request_id, "verdict": verdict, "recorded": True})
+        return web.json_response({"request_id": request_id, "verdict": judgement.verdict, "recorded": True})
 
     async def _exchange(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = request.path.removeprefix(EXCHANGES)
@@ -282,9 +282,10 @@ def _faulty(inference: Inference, path: str) -> web.StreamResponse:
     return inference.cut() or rejected(internal_failure(inference.request_id), headers)
 
 
-def _read_feedback(body: Mapping[str, object]) -> tuple[str, str, str | None] | Rejection:
-    """Request id, verdict and correction, or what is wrong with them."""
+def _read_feedback(body: Mapping[str, object]) -> tuple[str, Judgement] | Rejection:
+    """Request id and what is thought of the reply, or what is wrong with them."""
     request_id, verdict, correction = body.get("request_id"), body.get("verdict"), body.get("correction")
+    score, note = body.get("score"), body.get("note")
     if not isinstance(request_id, str) or not request_id:
         return bad_request("`request_id` must be the X-Gaia-Request-Id of a reply.", param="request_id")
     word = verdict_word(verdict) if isinstance(verdict, str) else None
@@ -292,7 +293,11 @@ def _read_feedback(body: Mapping[str, object]) -> tuple[str, str, str | None] | 
         return bad_request("`verdict` must be one word, such as good or bad.", param="verdict")
     if correction is not None and not isinstance(correction, str):
         return bad_request("`correction` must be the text of a right reply.", param="correction")
-    return request_id, word, correction
+    if score is not None and not is_score(score):
+        return bad_request("`score` must be a number from 0 to 1.", param="score")
+    if note is not None and not (isinstance(note, str) and len(note) <= MAX_NOTE_CHARS):
+        return bad_request(f"`note` must be a text of at most {MAX_NOTE_CHARS} characters.", param="note")
+    return request_id, Judgement(word, correction, score, note)
 
 
 class Door:

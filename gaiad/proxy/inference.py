@@ -18,8 +18,9 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from gaiad.consent import header_in_short
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Outcome
 from gaiad.keys import Key
 from gaiad.options import StageOptions
 from gaiad.proxy.ask import Ask, read_ask
@@ -46,6 +47,7 @@ from gaiad.proxy.rename import ChunkRenamer, Renamer, renamed_reply
 from gaiad.proxy.replies import body_of, passed_on, rejected
 from gaiad.proxy.routing import Serve, may_come_to_serve
 from gaiad.proxy.said import Said, copy_of, said_by, said_in_short
+from gaiad.proxy.sampling import sampling_of
 from gaiad.proxy.shared import Shared
 from gaiad.proxy.stored import closed_response
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, NotTaken
@@ -64,6 +66,7 @@ NO_ROUTE = b'{"detail":"Not Found"}'
 FAULT_STATUS = 500
 _NOBODY: frozenset[str] = frozenset()
 _NOTHING_SAID = Said()
+_AS_ASKED = StageOptions()
 
 
 class Inference:
@@ -83,6 +86,7 @@ class Inference:
     _early: EarlyHeaders | None = None
     _option: StageOptions | None = None
     _complete = False
+    _broke = False
     _validity: Validity | None = None
     _status = CLIENT_GONE_STATUS
 
@@ -122,6 +126,7 @@ class Inference:
                 return await self._answer_with_early_headers(ask, config.proxy.early_headers_s)
             return await self._answer(ask)
         except Exception:
+            self._broke = True
             if self._begun() is None:
                 self._status = FAULT_STATUS
             raise
@@ -138,6 +143,7 @@ class Inference:
     def cut(self) -> web.StreamResponse | None:
         """End a stream that has begun so that its client knows it is not whole; None where none has begun."""
         begun = self._begun()
+        self._broke = True
         if begun is not None and self._request.transport is not None:
             self._request.transport.close()
         return begun
@@ -331,6 +337,7 @@ class Inference:
 
     async def _break_off(self, response: EventStream, told: bytes | None) -> None:
         """End a stream whose engine failed, as the owner chose: with one error event, or by closing."""
+        self._broke = True
         _log.warning("engine_broke_stream", request_id=self.request_id)
         if self._deps.config.proxy.stream_errors == "close":
             self.cut()
@@ -347,6 +354,7 @@ class Inference:
             said = self._said = self._summed_up(ask, in_full=schema is not None)
             # An engine that says of its own reply that it failed is no evidence against a version.
             self._complete = said is not None
+            self._broke = said is None
             if said is not None and self._form is not Form.PLAIN:
                 self._judge(ask, said, schema)
         except Exception as error:  # noqa: BLE001 - the reply is good: what is only noted about it may not spoil it
@@ -421,20 +429,35 @@ class Inference:
             streamed=ask.stream,
             complete=self._complete,
             valid=self._validity.valid if self._validity else None,
+            outcome=self._outcome(),
         )
         if not purposes:
             return row
+        facts = self._deps.facts()
         return msgspec.structs.replace(
             row,
             user=ask.user,
             conversation=ask.conversation,
             purposes=purposes,
             request=decoded(ask.fields),
-            response=self._copy(ask) if self._complete else None,
+            response=self._copy(ask) if self._payloads else None,
+            consent_header=header_in_short(ask.consent),
+            sampling=sampling_of(optioned(ask.fields, self._option or _AS_ASKED, self._form, "")),
+            engine=facts.digest if facts else "",
+            template=facts.template if facts else "",
+            is_user=ask.is_user,
         )
 
+    def _outcome(self) -> Outcome:
+        # 1. Even where it was whole for the client: an engine may say of its reply that it failed.
+        if self._complete:
+            return Outcome.WHOLE
+        # 2. What nobody failed at ended because the client was gone, before its reply or in the middle of it.
+        is_failure = self._broke or (self._status >= 400 and self._status != CLIENT_GONE_STATUS)
+        return Outcome.FAILED if is_failure else Outcome.ABORTED
+
     def _copy(self, ask: Ask) -> dict[str, Any]:
-        """The whole reply as it is kept."""
+        """The reply as it is kept: whole, or as far as it came."""
         asked = self._model_for_client(ask)
         if self._is_completion:
             return copy_of(self._payloads).body(asked)

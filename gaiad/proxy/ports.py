@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gaiad.adapter import RegistrySnapshot, VersionName
 from gaiad.config import Config
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.keys import Keyring
 from gaiad.proxy.recognition import Rules
 from gaiad.rollout import ReplyOutcome
@@ -53,6 +53,14 @@ class EngineKnowledge(Protocol):
     def max_model_len(self) -> int | None:
         """The window of the base model in tokens, if it told."""
 
+    @property
+    def digest(self) -> str:
+        """What tells this engine from another."""
+
+    @property
+    def template(self) -> str:
+        """What tells its chat template from another; empty where it cannot be seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyDeps:
@@ -77,7 +85,7 @@ class ProxyDeps:
     offer: Callable[[ExchangeRecord], bool]
     on_reply: Callable[[ReplyOutcome], None]
     health: Callable[[], Mapping[str, Any]]
-    feedback: Callable[[str, str, str | None], Awaitable[Refuse | None]]
+    feedback: Callable[[str, Judgement], Awaitable[Refuse | None]]
     flush: Callable[[], Awaitable[None]]
     exchange: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     stage_schemas: Callable[[], Mapping[str, Mapping[str, Any]]] = dict

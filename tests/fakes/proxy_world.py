@@ -14,7 +14,7 @@ from typing import Any
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
 from gaiad.config import Config, EngineConfig, ProxyConfig
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.keys import Keyring
 from gaiad.proxy.app import listen
 from gaiad.proxy.ports import ProxyDeps
@@ -100,6 +100,8 @@ class Facts:
     version: str = "0.32.0"
     served_name: str = "fake-base"
     max_model_len: int | None = 4096
+    digest: str = "engine-digest"
+    template: str = "template-digest"
 
 
 @dataclass
@@ -120,7 +122,7 @@ class World:
     health: dict[str, Any] = field(default_factory=dict)
     records: list[ExchangeRecord] = field(default_factory=list)
     outcomes: list[ReplyOutcome] = field(default_factory=list)
-    feedback: list[tuple[str, str, str | None]] = field(default_factory=list)
+    feedback: list[tuple[str, Judgement]] = field(default_factory=list)
     feedback_refusal: Refuse | None = None
     on_reply_failure: Exception | None = None
     offer_failure: Exception | None = None
@@ -190,9 +192,9 @@ class World:
         self.recorded.set()
         return True
 
-    async def _feedback(self, request_id: str, verdict: str, correction: str | None) -> Refuse | None:
+    async def _feedback(self, request_id: str, given: Judgement) -> Refuse | None:
         if self.feedback_refusal is None:
-            self.feedback.append((request_id, verdict, correction))
+            self.feedback.append((request_id, given))
         return self.feedback_refusal
 
     async def _flush(self) -> None:

@@ -17,7 +17,7 @@ from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
 from gaiad.errors import EngineError, Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.ports import Pausable
 from gaiad.learner.sources import catalogue
@@ -281,4 +281,4 @@ async def corrected_exchange(
         response={"choices": []},
     )
     await w.conversations.keep([record])
-    assert await w.conversations.add_feedback(name, "wrong", answer, 3.0) is None
+    assert await w.conversations.feedback.add(name, Judgement("wrong", answer), 3.0) is None

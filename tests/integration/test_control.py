@@ -26,6 +26,7 @@ from gaiad.control.app import ROUTES, Answer, Reply, Unknown, make_app, serve
 from gaiad.control.listener import Listener
 from gaiad.control.status import health_of, health_page
 from gaiad.errors import AdapterError, ControlError, NotYet, Refuse, StoreError
+from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine
 from gaiad.gpu.handoff import Phase
 from gaiad.gpu.loop import GpuLoop
@@ -122,7 +123,10 @@ class Notebook:
             return {"request": {"content": "x \ud800 y, grüße"}}
         raise StoreError("the database is locked", hint="close what holds it")
 
-    async def feedback(self, request_id: str, verdict: str, correction: str | None) -> Answer:
+    async def explain(self, request_id: str) -> Answer:
+        return Unknown(f"no exchange {request_id!r} is kept", "list them")
+
+    async def feedback(self, request_id: str, given: Judgement) -> Answer:
         return {"noted": True}
 
     async def backup(self, target: Path) -> Answer:
@@ -329,6 +333,9 @@ async def test_no_daemon_exits_4(path: Path) -> None:
         ("/train", b"[" * 100_000, "not JSON"),
         ("/feedback", b'{"request_id": "\\ud800", "verdict": "good"}', "no text"),
         ("/feedback", b'{"request_id": "r", "verdict": "very good"}', "not one word"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": 2}', "from 0 to 1"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": NaN}', "from 0 to 1"),
+        ("/feedback", b'{"request_id": "r", "verdict": "good", "score": true}', "from 0 to 1"),
         ("/adapters/import", b'{"directory": "/x\\u0000"}', "no text"),
         ("/dance", b"{}", "Not Found"),
     ],
@@ -346,6 +353,11 @@ async def test_malformed_requests_get_one_clear_sentence(
     assert re.match(r"HTTP/1.1 4\d\d", status)
     problem = json.loads(text)["error"]
     assert expected in f"{problem['message']} {problem['hint']}"
+
+
+async def test_an_exchange_that_nobody_knows_is_not_explained(path: Path, notebook: Notebook) -> None:
+    code, _, complaint = await gaiadctl(path, "explain", "gaia-none")
+    assert (code, "no exchange 'gaia-none' is kept" in complaint) == (1, True)
 
 
 def test_every_route_stands_on_its_page() -> None:

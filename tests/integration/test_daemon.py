@@ -79,6 +79,14 @@ async def test_it_serves_records_what_is_granted_and_stops_cleanly(home: Home, e
         assert "forget this" not in (await gaiadctl(home, "exchanges", "show", other, "--json"))[1]
         assert (await gaiadctl(home, "feedback", kept, "bad", "--correction", "better"))[0] == 0
         assert kept in (await gaiadctl(home, "exchanges", "list"))[1]
+        explained = json.loads((await gaiadctl(home, "explain", kept, "--json"))[1])
+        assert explained["consent_then"]["granted"] == ["log", "train"]
+        assert (explained["consent_then"]["last"]["source"], explained["consent_then"]["header"]) == ("command", None)
+        assert explained["consent_now"] == {"granted": ["log", "train"], "usable_for": ["log", "train"]}
+        assert (explained["user"], explained["kept"]) == ("azrael", ["request", "response"])
+        assert (explained["feedback"][0]["correction"], explained["trained_into"]) == ("better", [])
+        assert "no content: nobody had agreed" in (await gaiadctl(home, "explain", other))[1]
+        assert (await gaiadctl(home, "explain", "gaia-none"))[0] == 1
 
         page = await status(home)
         assert page["versions"]["engine"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from gaiad.adapter import VersionName
 from gaiad.errors import Refuse
+from gaiad.exchange import Judgement
 from gaiad.learner import cycle
 from gaiad.learner.cycle import Command
 from tests.integration.learner_world import ARCHITECT, World, corrected_exchange, until, world
@@ -67,7 +68,7 @@ async def test_newer_feedback_withdraws_nothing(tmp_path: Path) -> None:
         w.faults("slow")
         name = await w.loop.start_cycle(ARCHITECT)
         await w.gpu.training.wait()
-        assert await w.conversations.add_feedback("r1", "good", None, 5.0) is None
+        assert await w.conversations.feedback.add("r1", Judgement("good"), 5.0) is None
         await w.loop.consent_revoked("somebody")
         row = await w.ended(str(name))
         assert row.verdict == "promoted", row.reason

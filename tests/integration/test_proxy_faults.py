@@ -94,6 +94,7 @@ async def test_an_engine_that_fails_in_mid_stream_is_told_as_the_owner_chose(
         assert event.startswith(b"event: error\ndata: ") == named
         assert "error" in json.loads(event.rpartition(b"data: ")[2])
     assert (record.complete, world.outcomes, world.gate.running) == (False, [], 0)
+    assert record.outcome == "failed"
 
 
 async def test_a_chunk_torn_in_two_is_not_passed_on_as_an_event(

@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_cancels_the_engine_at_once(engine: RunningVl
         row = await engine.until_cancelled(within_s=2)
         record = await world.record()
     assert row["cancelled"]
-    assert (record.complete, record.status) == (False, 200 if stream else 499)
+    assert (record.complete, record.status, record.outcome) == (False, 200 if stream else 499, "aborted")
     assert world.gate.running == 0
     assert world.outcomes == []
 
@@ -153,7 +153,8 @@ async def test_a_client_that_leaves_while_held_leaves_the_queue(engine: RunningV
             await world.gate.until_held(1)
             request.cancel()
         await until(lambda: not world.gate.held)
-        assert (await world.record()).status == 499
+        record = await world.record()
+        assert (record.status, record.outcome) == (499, "aborted")
     assert await engine.seen() == []
 
 
@@ -509,3 +510,38 @@ async def test_a_fault_of_ours_is_on_record_with_the_status_that_the_client_saw(
 
 def broken(*_: object, **__: object) -> None:
     raise RuntimeError("a bug")
+
+
+async def test_with_consent_what_was_asked_for_and_how_it_was_made_stays_with_it(
+    engine: RunningVllm, session: aiohttp.ClientSession
+) -> None:
+    async with serving(world_of(engine.url)) as world:
+        world.grants["ada"] = frozenset({"log"})
+        headers = {"X-Gaia-User": "ada", "X-Gaia-Consent": "Train, log"}
+        sampling = {"temperature": 0.25, "max_tokens": 64, "seed": 7, "stop": ["my own word"]}
+        await (await ask(session, world, headers, **sampling)).read()
+        record = await world.record()
+        assert (record.outcome, record.consent_header, record.is_user) == ("whole", "log,train", True)
+        assert record.sampling == {"temperature": 0.25, "max_tokens": 64, "seed": 7}
+        assert (record.engine, record.template) == ("engine-digest", "template-digest")
+        await (await ask(session, world, {"X-Gaia-User": "bob", "X-Gaia-Consent": "log"}, **sampling)).read()
+        nobodys = await world.record(2)
+        assert (nobodys.consent_header, nobodys.sampling, nobodys.engine) == (None, None, "")
+
+
+async def test_with_consent_a_stream_that_its_client_left_is_kept_as_far_as_it_came(engine: RunningVllm) -> None:
+    await engine.fault(token_delay_s=0.3)
+    async with serving(world_of(engine.url)) as world:
+        world.grants["ada"] = frozenset({"log"})
+        async with aiohttp.ClientSession() as leaving:
+            response = await ask(leaving, world, {"X-Gaia-User": "ada"}, stream=True)
+            got = b""
+            while b'"content": "' not in got.replace(b'"content": ""', b""):
+                got += await response.content.readany()
+            response.close()
+        record = await world.record()
+    assert (record.outcome, record.complete) == ("aborted", False)
+    kept: Any = record.response
+    (choice,) = kept["choices"]
+    assert choice["message"]["content"]
+    assert "finish_reason" not in choice

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from gaiad.adapter import AdapterName
 from gaiad.errors import ConfigError, Refuse, StoreError
+from gaiad.exchange import Judgement
 from gaiad.proxy.app import listen
 from gaiad.proxy.sse import EventParser
 from tests.fakes.proxy_world import ACTIVE, FORMER, Facts, World, serving, world_of
@@ -234,7 +235,7 @@ async def test_feedback_refers_to_a_reply_that_just_went_out(world: World) -> No
     request_id = headers["X-Gaia-Request-Id"]
     asked = {"request_id": request_id, "verdict": "bad", "correction": "so"}
     assert (await post(world, asked, "/v1/feedback"))[0] == 200
-    assert world.feedback == [(request_id, "bad", "so")]
+    assert world.feedback == [(request_id, Judgement("bad", "so"))]
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{world.url}/v1/gaia/exchanges/{request_id}") as response:
             assert (await response.json())["durable"] is True
@@ -291,10 +292,21 @@ async def test_who_says_who_they_are_may_judge_their_own_replies_only(world: Wor
 async def test_a_verdict_is_one_word_in_any_case(world: World) -> None:
     request_id = await request_id_of(world)
     assert (await post(world, {"request_id": request_id, "verdict": " Good "}, "/v1/feedback"))[2]["verdict"] == "good"
-    assert world.feedback == [(request_id, "good", None)]
+    assert world.feedback == [(request_id, Judgement("good"))]
     for verdict in ("very good", "", "👍", "x" * 33, 5, None):
         status, _, body = await post(world, {"request_id": request_id, "verdict": verdict}, "/v1/feedback")
         assert (status, body["error"]["param"]) == (400, "verdict")
+
+
+async def test_feedback_may_hold_a_score_from_0_to_1_and_a_note(world: World) -> None:
+    asked = {"request_id": await request_id_of(world), "verdict": "good"}
+    assert (await post(world, {**asked, "score": 1, "note": "n" * 4000}, "/v1/feedback"))[0] == 200
+    assert world.feedback == [(asked["request_id"], Judgement("good", None, 1, "n" * 4000))]
+    wrong: list[tuple[str, object]] = [("note", "n" * 4001), ("note", 5)]
+    wrong += [("score", value) for value in (1.01, -0.01, True, "1", float("nan"), float("inf"), 10**400)]
+    for name, value in wrong:
+        assert (await post(world, {**asked, name: value}, "/v1/feedback"))[0] == 400, (name, value)
+    assert len(world.feedback) == 1
 
 
 async def request_id_of(world: World, **headers: str) -> str:

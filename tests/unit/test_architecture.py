@@ -25,22 +25,22 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent ending erasure idle redact redact_checks report rollout
-        control.metrics control.status
+        consent content ending erasure idle redact redact_checks report rollout signals
+        control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
-        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.splice proxy.sse proxy.stages proxy.turns
-        proxy.validity
+        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sampling proxy.splice proxy.sse proxy.stages
+        proxy.turns proxy.validity
     """,
     WORLD: """
-        aside conversations copies cycles db disk erasures grants keyfile logs migrations migrations.env
+        aside conversations copies cycles db disk erasures feedback grants keyfile logs migrations migrations.env
         migrations.versions notify redact_file registry tables
         control.listener
-        gpu.admission gpu.child gpu.engine gpu.probe
+        gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
         learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
@@ -57,7 +57,7 @@ LAYERS: dict[int, str] = {
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
-        cli.exchanges cli.keys cli.main cli.output cli.stages cli.status cli.train
+        cli.exchanges cli.explain cli.keys cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train

@@ -20,7 +20,7 @@ from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
 from gaiad.errors import Refuse, StoreError
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 
 SECRET = "the-attic-key-is-under-the-mat"
 
@@ -66,7 +66,7 @@ def bytes_on_disk(database: Database) -> bytes:
 
 
 async def corrected_ids(conversations: Conversations) -> list[str]:
-    return [row["exchange_id"] for row in await conversations.corrected(["tool_selection"])]
+    return [row["exchange_id"] for row in await conversations.feedback.corrected(["tool_selection"])]
 
 
 async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_disk(
@@ -204,10 +204,10 @@ async def test_the_list_is_newest_first_without_content_and_by_user_where_named(
     await conversations.keep(
         [record("r1", "log", at=1.0), record("r2", at=2.0), record("r3", "log", user="ben", at=3.0)]
     )
-    await conversations.add_feedback("r1", "bad", "better", 4.0)
+    await conversations.feedback.add("r1", Judgement("bad", "better"), 4.0)
     rows = await conversations.exchanges(10)
     assert [row["request_id"] for row in rows] == ["r3", "r2", "r1"]
-    assert rows[2]["feedback"] == {"verdict": "bad", "correction": True, "at": 4.0}
+    assert rows[2]["feedback"] == {"verdict": "bad", "correction": True, "score": None, "at": 4.0}
     assert SECRET not in json.dumps(rows)
     assert [row["request_id"] for row in await conversations.exchanges(10, user="ana")] == ["r1"]
     assert [row["request_id"] for row in await conversations.exchanges(1)] == ["r3"]
@@ -218,10 +218,10 @@ async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attac
     conversations: Conversations,
 ) -> None:
     await conversations.keep([record("kept", "log"), record("unkept")])
-    unknown = await conversations.add_feedback("none", "good", None, 1.0)
-    assert await conversations.add_feedback("\ud800", "good", None, 1.0) == unknown
+    unknown = await conversations.feedback.add("none", Judgement("good"), 1.0)
+    assert await conversations.feedback.add("\ud800", Judgement("good"), 1.0) == unknown
     assert await conversations.exchange("\ud800") is None
-    unkept = await conversations.add_feedback("unkept", "bad", "this instead", 1.0)
+    unkept = await conversations.feedback.add("unkept", Judgement("bad", "this instead"), 1.0)
     assert isinstance(unknown, Refuse)
     assert "no exchange" in unknown.reason
     assert isinstance(unkept, Refuse)
@@ -234,15 +234,15 @@ async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attac
         ("bad", "\udcff"),
         ("bad", "x" * 200_001),
     ):
-        assert isinstance(await conversations.add_feedback("kept", verdict, correction, 1.0), Refuse)
-    assert await conversations.add_feedback("kept", " Good", None, 1.0) is None
+        assert isinstance(await conversations.feedback.add("kept", Judgement(verdict, correction), 1.0), Refuse)
+    assert await conversations.feedback.add("kept", Judgement(" Good"), 1.0) is None
     await conversations.grants.append("ana", "log", "revoke", "test", 2.0)
-    revoked = await conversations.add_feedback("kept", "bad", "this instead", 3.0)
+    revoked = await conversations.feedback.add("kept", Judgement("bad", "this instead"), 3.0)
     assert isinstance(revoked, Refuse)
     assert "revoked" in revoked.reason
     row = await conversations.exchange("kept")
     assert row is not None
-    assert row["feedback"] == [{"verdict": "good", "correction": None, "at": 1.0}]
+    assert row["feedback"] == [{"verdict": "good", "correction": None, "score": None, "note": None, "at": 1.0}]
 
 
 async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(conversations: Conversations) -> None:
@@ -259,11 +259,11 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
         ]
     )
     for request_id in ("trained", "logged", "of-ben", "other-stage", "no-messages"):
-        assert await conversations.add_feedback(request_id, "bad", f"right for {request_id}", 8.0) is None
-    assert await conversations.corrected([]) == []
+        assert await conversations.feedback.add(request_id, Judgement("bad", f"right for {request_id}"), 8.0) is None
+    assert await conversations.feedback.corrected([]) == []
     assert await corrected_ids(conversations) == ["trained", "of-ben"]
     await conversations.grants.append("ben", "train", "revoke", "test", 9.0)
-    rows = await conversations.corrected(["tool_selection"])
+    rows = await conversations.feedback.corrected(["tool_selection"])
     assert rows == [
         {
             "exchange_id": "trained",
@@ -273,6 +273,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "correction": "right for trained",
             "created_at": 2.0,
             "conversation": "c1",
+            "reply": SECRET,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)
@@ -282,10 +283,10 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
 async def test_the_newest_feedback_is_the_correction(conversations: Conversations) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     await conversations.keep([record("r1", "log", "train")])
-    await conversations.add_feedback("r1", "bad", "first", 2.0)
-    await conversations.add_feedback("r1", "bad", "second", 3.0)
-    assert [row["correction"] for row in await conversations.corrected(["tool_selection"])] == ["second"]
-    await conversations.add_feedback("r1", "good", None, 4.0)
+    await conversations.feedback.add("r1", Judgement("bad", "first"), 2.0)
+    await conversations.feedback.add("r1", Judgement("bad", "second"), 3.0)
+    assert [row["correction"] for row in await conversations.feedback.corrected(["tool_selection"])] == ["second"]
+    await conversations.feedback.add("r1", Judgement("good"), 4.0)
     assert await corrected_ids(conversations) == []
 
 
@@ -298,7 +299,7 @@ async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_
         await conversations.load()
         assert bool(conversations.grants.purposes_for("dana", "train")) is header_may_grant
         await conversations.keep([record("r1", "log", "train", user="dana")])
-        await conversations.add_feedback("r1", "bad", "right", 2.0)
+        await conversations.feedback.add("r1", Judgement("bad", "right"), 2.0)
         assert await corrected_ids(conversations) == expected
         await database.close()
     database = await Database.open(config_at(tmp_path, header_may_grant=True))
@@ -376,7 +377,7 @@ async def test_blanks_around_a_name_make_no_other_person(conversations: Conversa
     assert [event.user for event in await conversations.grants.history(" ana ")] == ["ana", "ana"]
 
 
-async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor_in_a_correction(
+async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor_in_feedback(
     tmp_path: Path, conversations: Conversations
 ) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
@@ -386,11 +387,12 @@ async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor
     response = {"choices": [{"message": {"content": "done, anna.berg@mail.example", "tool_calls": [call]}}]}
     kept = msgspec.structs.replace(record("r1", "log", "train"), request=request, response=response)
     await conversations.keep([kept])
-    assert await conversations.add_feedback("r1", "bad", "write to anna.berg@mail.example", 2.0) is None
+    said = Judgement("bad", "write to anna.berg@mail.example", note="203.0.113.77, and to anna.berg@mail.example")
+    assert await conversations.feedback.add("r1", said, 2.0) is None
     found = await conversations.exchange("r1")
     assert found is not None
     raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())  # noqa: ASYNC240
     for secret in (b"anna.berg", b"Tr0ub4dor-3", b"203.0.113.77"):
         assert secret not in raw
     mails = set(re.findall(r"\[EMAIL_[a-z]{6}\]", json.dumps(found)))
-    assert len(mails) == 1, "one address has one placeholder in the request, the reply and the correction"
+    assert len(mails) == 1, "one address has one placeholder in the request, the reply, the correction and the note"

@@ -14,7 +14,7 @@ from gaiad.consent import Action
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord
+from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.grants import Grants
 
 
@@ -163,12 +163,12 @@ async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_
     kept = [row["request_id"] for row in await store.exchanges(10) if row["user"] == "ana"]
     assert sorted(map(str, kept)) == ["r-c1", "r-c2"]
     for name in ("r-c1", "r-c2"):
-        assert await store.add_feedback(name, "bad", "so", clock.now) is None
-    assert [row["exchange_id"] for row in await store.corrected(["generation"])] == ["r-c1", "r-c2"]
+        assert await store.feedback.add(name, Judgement("bad", "so"), clock.now) is None
+    assert [row["exchange_id"] for row in await store.feedback.corrected(["generation"])] == ["r-c1", "r-c2"]
     clock.now = 1060.0
-    assert [row["exchange_id"] for row in await store.corrected(["generation"])] == ["r-c1"]
+    assert [row["exchange_id"] for row in await store.feedback.corrected(["generation"])] == ["r-c1"]
     await say(grants, Action.REVOKE, "train", "c1")
-    assert await store.corrected(["generation"]) == []
-    assert await store.add_feedback("r-c1", "good", None, clock.now) is None
+    assert await store.feedback.corrected(["generation"]) == []
+    assert await store.feedback.add("r-c1", Judgement("good"), clock.now) is None
     await say(grants, Action.REVOKE, "log", "c1")
-    assert isinstance(await store.add_feedback("r-c1", "good", None, clock.now), Refuse)
+    assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)

@@ -1,4 +1,5 @@
-"""Users' corrected exchanges as examples: the request as it was sent, the correction as the right answer.
+"""Users' corrected exchanges as examples: the request as it was sent, the correction as the right answer, the reply
+as the rejected one.
 
 Decides nothing about consent (the store only hands out what may be used) and reads no database.
 """
@@ -19,7 +20,7 @@ _OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
 class CorrectedExchange:
     """One consented exchange whose user said what the answer should have been.
 
-    `shaped_by` names what else than its messages the request was rendered from.
+    `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected.
     """
 
     exchange_id: str
@@ -30,6 +31,7 @@ class CorrectedExchange:
     created_at: float
     shaped_by: tuple[str, ...] = ()
     conversation: str | None = None
+    reply: str | None = None
 
 
 def shaping_fields(request: object) -> tuple[str, ...]:
@@ -53,8 +55,16 @@ def from_corrections(rows: Sequence[CorrectedExchange]) -> list[Example]:
             continue
         origin = f"{EXCHANGE_ORIGIN}{row.exchange_id}"
         answer = Message("assistant", row.correction.strip())
-        examples.append(Example((*request, answer), source="exchanges", group=origin, origin=origin, stage=row.stage))
+        turns = (*request, answer)
+        example = Example(turns, "exchanges", origin, origin, stage=row.stage, rejected=_rejected(row))
+        examples.append(example)
     return examples
+
+
+def _rejected(row: CorrectedExchange) -> str | None:
+    """The reply that the correction is preferred to; None where there was none in text, or the same one."""
+    reply = (row.reply or "").strip()
+    return reply if reply and reply != row.correction.strip() else None
 
 
 def _texts(messages: Sequence[Mapping[str, object]]) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from gaiad.curriculum import Curriculum, Json
 from gaiad.errors import CurriculumError, DatasetError
-from gaiad.learner.dataset import Dataset, catalogue_of, check_no_leaks, leaks, masked, request_of
+from gaiad.learner.dataset import Dataset, Example, catalogue_of, check_no_leaks, leaks, masked, request_of
 from gaiad.learner.exams.score import fits, parsed_object, score
 from gaiad.learner.exams.tool_choice import items
 from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, load_frozen, shipped_curricula
@@ -246,6 +246,23 @@ def test_correction_of_a_heldout_request_stays_out_of_train(demo: Built) -> None
     gathered = gather(curriculum, FOLDER, [corrected(curriculum, request_of(dataset.heldout[0]))])
     assert gathered.exchange_ids == ()
     assert dropped(gathered, "correction near a held-out item") == 1
+
+
+@pytest.mark.parametrize(("reply", "rejected"), [(" wrong ", "wrong"), (None, None), (" ", None), ("right\n", None)])
+def test_the_reply_that_was_corrected_is_the_rejected_one(reply: str | None, rejected: str | None) -> None:
+    asked = [{"role": "user", "content": "well?"}]
+    row = CorrectedExchange("e", "anna", "intent", asked, "right", 1.0, reply=reply)
+    example = from_corrections([row])[0]
+    assert (example.answer, example.rejected) == ("right", rejected)
+    assert Example.from_json(example.to_json()) == example
+
+
+def test_preference_pairs_are_in_train_only(demo: Built) -> None:
+    curriculum, _ = demo
+    row = replace(corrected(curriculum, "water the palm tree beside the blue door"), reply="no")
+    gathered = gather(curriculum, FOLDER, [row])
+    assert [one.rejected for one in gathered.train if one.rejected] == ["no"]
+    assert not [one for one in (*gathered.validation, *gathered.heldout) if one.rejected]
 
 
 def test_parts_of_text_content_are_joined() -> None:

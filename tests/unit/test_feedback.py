@@ -1,0 +1,98 @@
+"""What is kept of people's judgements, and what of it a learner is given; on real database files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaiad.config import Config
+from gaiad.conversations import Conversations
+from gaiad.db import Database
+from gaiad.errors import Refuse
+from gaiad.exchange import ExchangeRecord, Judgement, is_score
+from gaiad.feedback import answer_text
+
+
+@pytest.fixture
+async def conversations(tmp_path: Path) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+    store = Conversations(database)
+    await store.load()
+    await store.grants.append("ana", "train", "grant", "test", 1.0)
+    yield store
+    await database.close()
+
+
+def said(content: object, **more: object) -> dict[str, object]:
+    return {"choices": [{"message": {"role": "assistant", "content": content, **more}}]}
+
+
+def record(request_id: str, response: dict[str, object] | None, **more: Any) -> ExchangeRecord:
+    fields = {"stage": "intent", "stage_reason": "header", "status": 200, "started": 1.0, "total_ms": 1.0}
+    return ExchangeRecord(
+        request_id=request_id,
+        at=1.0,
+        user="ana",
+        purposes=frozenset({"log", "train"}),
+        request={"messages": [{"role": "user", "content": "well?"}]},
+        response=response,
+        **{**fields, **more},
+    )
+
+
+async def test_a_score_and_a_note_come_back_as_they_were_given(conversations: Conversations) -> None:
+    await conversations.keep([record("r1", said("so"))])
+    assert await conversations.feedback.add("r1", Judgement("bad", score=0.25, note="half of it"), 2.0) is None
+    row = await conversations.exchange("r1")
+    assert row is not None
+    assert row["feedback"] == [{"verdict": "bad", "correction": None, "score": 0.25, "note": "half of it", "at": 2.0}]
+    listed = (await conversations.exchanges(1))[0]["feedback"]
+    assert listed == {"verdict": "bad", "correction": False, "score": 0.25, "at": 2.0}
+
+
+@pytest.mark.parametrize("wrong", [{"score": 1.5}, {"score": float("nan")}, {"note": " "}, {"note": "n" * 4001}])
+async def test_a_score_or_note_that_is_none_is_refused_and_leaves_nothing(
+    conversations: Conversations, wrong: dict[str, Any]
+) -> None:
+    await conversations.keep([record("r1", said("so"))])
+    assert isinstance(await conversations.feedback.add("r1", Judgement("bad", **wrong), 2.0), Refuse)
+    row = await conversations.exchange("r1")
+    assert row is not None
+    assert row["feedback"] == []
+
+
+@pytest.mark.parametrize(
+    ("record", "reply"),
+    [
+        (record("r", said("Rain.")), "Rain."),
+        (record("r", said(" right ")), None),
+        (record("r", said("Ra"), complete=False), None),
+        (record("r", said("Ra"), status=500), None),
+        (record("r", said("Rain.", tool_calls=[{"id": "1"}])), None),
+        (record("r", None), None),
+    ],
+    ids=["a whole text", "the correction itself", "cut off", "failed", "calls a tool", "none"],
+)
+async def test_the_reply_that_was_corrected_comes_along_where_it_is_a_whole_other_text(
+    conversations: Conversations, record: ExchangeRecord, reply: str | None
+) -> None:
+    await conversations.keep([record])
+    await conversations.feedback.add("r", Judgement("bad", "right"), 2.0)
+    assert [row["reply"] for row in await conversations.feedback.corrected(["intent"])] == [reply]
+
+
+@given(st.one_of(st.floats(), st.integers(), st.booleans(), st.text(), st.none()))
+def test_a_score_is_a_number_from_0_to_1(value: object) -> None:
+    assert is_score(value) is (type(value) in (int, float) and 0 <= float(value) <= 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "response", ["{}", '{"choices": 5}', '{"choices": [5]}', '{"choices": [{"message": "x"}]}', ""]
+)
+def test_a_reply_of_another_shape_says_nothing(response: str) -> None:
+    assert answer_text(response) is None
