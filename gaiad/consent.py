@@ -132,9 +132,16 @@ def decide(
 def still_holds(purpose: Purpose, standing: Standing, header_may_grant: bool) -> bool:
     """Say whether an exchange that was kept for `purpose` may still be used for it.
 
-    What a header once granted holds until it is revoked, and only while headers may grant at all.
+    What a header once granted holds until it is revoked, and only while headers may grant at all. For an exchange that
+    was not kept by its header, `header_may_grant` is to be False: see `was_granted`.
     """
     return purpose in decide(standing.granted, standing.revoked, purpose.value, header_may_grant)
+
+
+def was_granted(purpose: Purpose, events: Iterable[GrantEvent], *, at: float, conversation: str | None = None) -> bool:
+    """Say whether a grant held at `at`, so that what was kept then is kept by it, and only as long as one holds."""
+    before = (event for event in events if event.at <= at)
+    return purpose in with_included(fold(before, now=at, conversation=conversation).granted)
 
 
 def parse_header(text: str) -> frozenset[Purpose] | None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import grants, tables
-from gaiad.consent import Purpose, fold, still_holds
+from gaiad.consent import Purpose, fold, still_holds, was_granted
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -31,6 +31,7 @@ class CorrectedRow(TypedDict):
     """An exchange with a correction, shaped like the learner's `CorrectedExchange`.
 
     `reply` is what was corrected: the assistant's text, where the reply is a whole text and is not the correction.
+    `by_header` says that no grant but its own header lets it be learned from.
     """
 
     exchange_id: str
@@ -41,6 +42,7 @@ class CorrectedRow(TypedDict):
     created_at: float
     conversation: str | None
     reply: str | None
+    by_header: bool
 
 
 class Feedback:
@@ -90,18 +92,17 @@ class Feedback:
         async with self._db.read() as connection:
             rows = (await connection.execute(_newest_corrections(stages))).mappings().all()
             histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
-        now = self._grants.clock()
-        return [
-            _corrected_row(row, messages)
-            for row in rows
-            if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(
-                Purpose.TRAIN,
-                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
-                self._header_may_grant,
-            )
-            and (messages := _messages(row["request"]))
-        ]
+        now, found = self._grants.clock(), []
+        for row in rows:
+            history, messages = histories[row["user"]], _messages(row["request"])
+            if Purpose.TRAIN not in row["purposes"].split(",") or not messages:
+                continue
+            standing = fold(history, now=now, conversation=row["conversation"])
+            # What was kept by a grant ends with it, whatever headers may do.
+            by_header = not was_granted(Purpose.TRAIN, history, at=row["started"], conversation=row["conversation"])
+            if still_holds(Purpose.TRAIN, standing, self._header_may_grant and by_header):
+                found.append(_corrected_row(row, messages, by_header=by_header))
+        return found
 
     def _not_open(self, found: sa.RowMapping | None) -> Refuse | None:
         if found is None:
@@ -173,10 +174,11 @@ def _is_text(text: str, max_chars: int) -> bool:
 def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]:
     exchanges, contents, said = tables.exchanges.c, tables.exchange_contents.c, tables.feedback.c
     newest = sa.select(sa.func.max(said.id)).group_by(said.request_id)
-    of_exchange = (exchanges.request_id, exchanges.at, exchanges.stage, exchanges.status, exchanges.complete)
+    when = (exchanges.at, exchanges.started)
+    of_exchange = (exchanges.request_id, exchanges.stage, exchanges.status, exchanges.complete)
     of_content = (contents.user, contents.conversation, contents.purposes, contents.request, contents.response)
     return (
-        sa.select(*of_exchange, *of_content, said.correction)
+        sa.select(*of_exchange, *when, *of_content, said.correction)
         .select_from(tables.exchanges)
         .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
         .join(tables.feedback, said.request_id == exchanges.request_id)
@@ -185,7 +187,7 @@ def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]
     )
 
 
-def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
+def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]], *, by_header: bool) -> CorrectedRow:
     # Half a reply is no answer that somebody preferred another to.
     reply = answer_text(row["response"]) if row["complete"] and row["status"] == 200 else None
     return CorrectedRow(
@@ -197,6 +199,7 @@ def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> Corre
         created_at=row["at"],
         conversation=row["conversation"],
         reply=reply if reply is not None and reply.strip() != row["correction"].strip() else None,
+        by_header=by_header,
     )
 
 

@@ -260,10 +260,13 @@ class Steps:
         """Raise DatasetError where somebody withdrew what it learns from; newer feedback alone withdraws nothing."""
         if attempt.order.kind is Kind.IMPORT:
             return
-        said = {one.exchange_id: (one.user, one.conversation) for one in attempt.corrections}
         train, grants = Purpose.TRAIN.value, self._conversations.grants
-        # Asked as with a header for it, since a header may have been the grant.
-        holds = {where: train in grants.purposes_for(where[0], train, where[1]) for where in {*said.values()}}
+        # Asked as with a header for it only where a header was the grant: any other ends when it expires.
+        said = {
+            one.exchange_id: (one.user, train if one.by_header else None, one.conversation)
+            for one in attempt.corrections
+        }
+        holds = {asked: train in grants.purposes_for(*asked) for asked in {*said.values()}}
         gone = sum(not holds[said[one]] for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, next_change, parse_header, still_holds
+from gaiad.consent import (
+    Action,
+    GrantEvent,
+    Purpose,
+    Standing,
+    decide,
+    fold,
+    next_change,
+    parse_header,
+    still_holds,
+    was_granted,
+)
 
 LOG, TRAIN, EVALUATE = Purpose.LOG, Purpose.TRAIN, Purpose.EVALUATE
 
@@ -248,3 +259,26 @@ def test_what_a_header_granted_holds_only_while_headers_may_grant() -> None:
     assert still_holds(TRAIN, Standing(), header_may_grant=True)
     assert not still_holds(TRAIN, Standing(), header_may_grant=False)
     assert not still_holds(EVALUATE, Standing(revoked=frozenset({EVALUATE})), header_may_grant=True)
+
+
+@pytest.mark.parametrize(
+    ("events", "at", "conversation", "granted"),
+    [
+        ("", 5.0, None, False),
+        ("+train", 5.0, None, True),
+        ("+evaluate", 5.0, None, False),
+        # What was said later, or for another conversation, was no grant of that moment's.
+        ("+log +log +train", 1.0, None, False),
+        ("+train@c1", 5.0, "c1", True),
+        ("+train@c1", 5.0, "c2", False),
+        # It was one, whatever came of it.
+        ("+train<50", 49.0, None, True),
+        ("+train<50", 50.0, None, False),
+        ("+train +log +log -train", 2.0, None, True),
+        ("+train +log +log -train", 3.0, None, False),
+    ],
+)
+def test_what_held_when_an_exchange_began_is_what_it_was_kept_by(
+    events: str, at: float, conversation: str | None, granted: bool
+) -> None:
+    assert was_granted(TRAIN, history(events), at=at, conversation=conversation) is granted

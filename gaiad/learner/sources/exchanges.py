@@ -20,7 +20,8 @@ _OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
 class CorrectedExchange:
     """One consented exchange whose user said what the answer should have been.
 
-    `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected.
+    `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected;
+    `by_header` says that no grant but its own header lets it be learned from.
     """
 
     exchange_id: str
@@ -32,6 +33,7 @@ class CorrectedExchange:
     shaped_by: tuple[str, ...] = ()
     conversation: str | None = None
     reply: str | None = None
+    by_header: bool = False
 
 
 def shaping_fields(request: object) -> tuple[str, ...]:
