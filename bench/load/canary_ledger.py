@@ -105,7 +105,7 @@ def expected_status(request: Request) -> frozenset[int]:
         case How.BAD_NAME:
             return frozenset({404})
         case How.BAD_PATH:
-            return frozenset({400, 404, 405})
+            return frozenset({400, 403, 404, 405})
         case _:
             return frozenset()
 

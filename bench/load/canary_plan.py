@@ -263,9 +263,9 @@ class _Writer:
         return _as_it_is(replace(made, **more))  # type: ignore[arg-type]
 
     def judged(self, keeps: frozenset[str], **more: object) -> Request:
-        """One whose reply will be corrected: a chat in plain text, as a dataset takes it."""
+        """One whose reply will be corrected: a short chat in plain text, as a dataset takes it."""
         how = self._chance.choice((How.TELL, How.PIECES))
-        return self.request(keeps, form=Form.CHAT, how=how, is_judged=True, **more)
+        return self.request(keeps, form=Form.CHAT, how=how, is_judged=True, long=False, **more)
 
     def asks(self, count: int, keeps: frozenset[str], **more: object) -> list[Step]:
         """Several that are all alike in what may be kept."""
