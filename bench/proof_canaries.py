@@ -6,11 +6,11 @@ A daemon before a fake engine answers people of every stance: silent, agreeing t
 only, for a time, revoking in the middle, narrowing and widening by header, saying nonsense in it, without a name. Each
 text of each request is unique: prompts, tool definitions, calls, replies, names, conversations, unknown fields,
 headers, corrections. Some are escaped, replies come in pieces, some requests are broken off, refused, or fail in the
-engine. The daemon lives twice over the same state; in its second life headers may grant. At the end of each life it
-learns from the corrections, and is backed up and asked for its status and metrics.
+engine. The daemon lives three times over the same state: in its second life headers may grant, in its third everybody
+needs a key. At the end of each life it learns from the corrections, and is backed up and asked for its status.
 
 Then every byte of state, backups, logs and pages is looked through for every one of these texts, as it is, in escapes
-of JSON and percent signs, in UTF-16 and in base64: in the second life while it runs, and after its end. Kept rows are
+of JSON and percent signs, in UTF-16 and in base64: in the last life while it runs, and after its end. Kept rows are
 compared with what was sent, field by field. At last texts that nobody agreed to are written into a copy of the state,
 and the same search must find just these. Secrets in what may be kept have to be nowhere, and a placeholder in the row.
 
@@ -39,15 +39,18 @@ import aiohttp
 
 from bench.load import targets
 from bench.load.canary import Flock
+from bench.load.canary_bodies import name_of
 from bench.load.canary_drive import Drive
 from bench.load.canary_ledger import Ledger, Record
 from bench.load.canary_places import looked, planted
-from bench.load.canary_plan import LIVES, Person, planned
+from bench.load.canary_plan import HEADERS_GRANT, KEYED, LIVES, Person, Stance, planned
 from bench.load.canary_rows import learned_in, looked_through, unanswered
 from bench.load.canary_table import Proof, as_json, table
 from bench.load.errors import CannotMeasure
 from gaiad.cli.client import Client
+from gaiad.disk import write_private
 from gaiad.errors import GaiadError
+from gaiad.keys import Key, Keyring, digest_of, render
 from tests.fakes.vllm_process import running_vllm
 
 ADAPTER = "json-architect"
@@ -107,10 +110,9 @@ def living(home: Home, life: int) -> Iterator[int]:
     place = home.folder / f"life-{life}"
     place.mkdir()
     port, config = targets.free_port(), place / "gaiad.toml"
+    may_grant = "true" if life == HEADERS_GRANT else "false"
     config.write_text(
-        _CONFIG.format(
-            folder=home.folder, port=port, engine=home.engine_port, header_may_grant="true" if life else "false"
-        )
+        _CONFIG.format(folder=home.folder, port=port, engine=home.engine_port, header_may_grant=may_grant)
     )
     command, client = [sys.executable, "-m", "gaiad", "--config", str(config)], Client(home.control)
     with targets.running(f"gaiad, life {life}", command, place, None, lambda: targets.serving(client)):
@@ -125,6 +127,17 @@ def _prepare(home: Home) -> None:
     trainer = home.folder / "trainer"
     trainer.write_text(f'#!/bin/sh\ncd "{targets.ROOT}" && exec "{sys.executable}" -m tests.fakes.trainer normal\n')
     trainer.chmod(0o700)
+
+
+def _give_keys(home: Home, people: Sequence[Person], flock: Flock) -> None:
+    """Write the file of keys as `gaiadctl keys` would, with keys that the search knows on sight."""
+    given = [one for one in people if one.life == KEYED and one.stance is not Stance.NOBODY]
+    texts = {one.index: flock.api_key(one.index) for one in given}
+    keys = [
+        Key(name_of(flock, one.index), f"{one.index:08x}", digest_of(texts[one.index]), consent=one.key_consent)
+        for one in given
+    ]
+    write_private(home.state / "keys.json", render(Keyring({key.id: key for key in keys})).encode())
 
 
 def _ctl(home: Home, *words: str) -> str:
@@ -180,6 +193,8 @@ def prove(folder: Path, requests: int, seed: int, at_once: int = PEOPLE) -> Proo
         _prepare(home)
         digests = []
         for life in range(LIVES):
+            if life == KEYED:
+                _give_keys(home, people, flock)
             with living(home, life) as port:
                 spent_s, digest = _lived(home, life, port, flock, people, record, at_once)
                 proof.requests_s += spent_s

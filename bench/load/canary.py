@@ -52,6 +52,7 @@ class Flock:
 
     def __init__(self, seed: int) -> None:
         self._seed = str(seed).encode()
+        self._read: dict[str, Canary | None] = {}
 
     def text(self, kind: Kind, number: int, slot: int) -> str:
         """The canary itself."""
@@ -64,6 +65,12 @@ class Flock:
 
     def read(self, found: str) -> Canary | None:
         """What was found, whole or torn; None where it is none of this flock."""
+        # The same ones lie in many places: each is read, and held in memory, once.
+        if found not in self._read:
+            self._read[found] = self._read_anew(found)
+        return self._read[found]
+
+    def _read_anew(self, found: str) -> Canary | None:
         kind, body = found[len(MARK) : len(MARK) + 1], found[len(MARK) + 1 :]
         if len(body) < _NUMBER:
             return Canary(Kind(kind or Kind.SAID.value), -1, -1)
@@ -81,6 +88,16 @@ class Flock:
     def phone(self, number: int) -> str:
         """A mobile number with the request's number inside."""
         return f"+49 157 {number:07d}{self._digits(number, 2)}"
+
+    def api_key(self, person: int) -> str:
+        """The key that a person presents, with their index as its id."""
+        secret = hashlib.blake2b(f"key {person}".encode(), key=self._seed, digest_size=32).hexdigest()
+        return f"gaia-{person:08x}-{secret}"
+
+    def read_api_key(self, text: str) -> Canary | None:
+        """Whose key it is; None where it is none of this run."""
+        person = int(text[5:13], 16)
+        return Canary(Kind.SECRET, PEOPLE + person, SecretSlot.API_KEY) if self.api_key(person) == text else None
 
     def read_card(self, digits: str) -> Canary | None:
         """The card of a request; None where it is none."""
@@ -102,7 +119,7 @@ class Flock:
 class SecretSlot:
     """Slots of secrets."""
 
-    MAIL, KEY, CARD, PHONE = range(4)
+    MAIL, KEY, CARD, PHONE, API_KEY = range(5)
 
 
 def secret_text(flock: Flock, number: int, slot: int) -> str:

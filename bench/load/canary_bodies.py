@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, TypeAlias
 
 from bench.load.canary import PEOPLE, SAID, Flock, as_json_escapes, as_percent, secret_text
-from bench.load.canary_plan import CANARY, How, Request
+from bench.load.canary_plan import CANARY, KEYED, How, Request
 from gaiad.proxy.endpoints import Form
 from gaiad.redact_checks import PLACEHOLDER
 
@@ -47,6 +47,7 @@ class Slot(IntEnum):
     PATH = 67
     MEDDLER = 68
     MEDDLING = 69
+    NAMED = 70
 
 
 IN_BODY = frozenset(slot for slot in Slot if Slot.SYSTEM <= slot < Slot.CORRECTION)
@@ -119,6 +120,22 @@ def wire(request: Request, flock: Flock) -> Wire:
     return Wire(path, _headers(request, flock), text.encode(), body)
 
 
+def identity(request: Request, flock: Flock) -> dict[str, str]:
+    """The headers that say who asks; where keys are wanted, the name in a header counts for nothing."""
+    if request.life == KEYED:
+        named = {"X-Gaia-User": flock.said(request.number, Slot.NAMED)}
+        return named | ({} if request.nameless else key_header(request.person, flock))
+    if request.nameless or request.name_in_body:
+        return {}
+    return {"X-Gaia-User": name_of(flock, request.person)}
+
+
+def key_header(person: int, flock: Flock) -> dict[str, str]:
+    """A person's key, in either way of presenting one."""
+    key = flock.api_key(person)
+    return {"Authorization": f"Bearer {key}"} if person % 2 else {"Authorization": "", "x-api-key": key}
+
+
 def _headers(request: Request, flock: Flock) -> dict[str, str]:
     def said(slot: Slot) -> str:
         return flock.said(request.number, slot)
@@ -130,8 +147,7 @@ def _headers(request: Request, flock: Flock) -> dict[str, str]:
         "Cookie": f"session={said(Slot.COOKIE)}",
         "Authorization": f"Bearer {said(Slot.CREDENTIAL)}",
     }
-    if not request.nameless and not request.name_in_body:
-        headers["X-Gaia-User"] = name_of(flock, request.person)
+    headers |= identity(request, flock)
     if request.conversation and not request.in_metadata:
         headers["X-Gaia-Conversation"] = conversation_of(flock, request.person, request.conversation)
     if request.consent is not None:
@@ -251,7 +267,7 @@ class _Body:
             "x_note": {"deep": [self._said(Slot.UNKNOWN), {self._said(Slot.UNKNOWN_KEY): 1}]},
         }
         # Whoever is named in a header counts, so that a name in the body is one text more.
-        if request.name_in_body and not request.nameless:
+        if request.name_in_body and not request.nameless and request.life != KEYED:
             common["user"] = name_of(self._flock, request.person)
         elif not request.nameless:
             common["user"] = self._said(Slot.BODY_USER)

@@ -18,9 +18,22 @@ from typing import Any, TypeAlias, assert_never
 import aiohttp
 
 from bench.load.canary import Flock, answered
-from bench.load.canary_bodies import Slot, conversation_of, correction_of, name_of, wire
+from bench.load.canary_bodies import Slot, conversation_of, correction_of, key_header, name_of, wire
 from bench.load.canary_ledger import Outcome, Record, Said, Verdict, expected_status, verdict_of
-from bench.load.canary_plan import Agree, Ask, Flight, How, Judge, Meddle, Person, Request, Settle, Step, UntilExpired
+from bench.load.canary_plan import (
+    KEYED,
+    Agree,
+    Ask,
+    Flight,
+    How,
+    Judge,
+    Meddle,
+    Person,
+    Request,
+    Settle,
+    Step,
+    UntilExpired,
+)
 
 Json: TypeAlias = Any
 
@@ -132,7 +145,9 @@ class Drive:
             call = self._control.post("http://control/consent", json=body)
         else:
             body |= {} if lasts_s is None else {"expires_in_s": lasts_s}
-            call = self._proxy.post(f"{self._url}/v1/gaia/consent", json=body, headers={"X-Gaia-User": name})
+            call = self._proxy.post(
+                f"{self._url}/v1/gaia/consent", json=body, headers=self._as(person.index, person.life)
+            )
         async with call as reply:
             if reply.status != 200:
                 self._trouble(f"person {person.index}: consent is answered with {reply.status}")
@@ -144,8 +159,11 @@ class Drive:
 
     async def _settle(self) -> None:
         """Asking for an exchange has the daemon commit what it holds."""
-        async with self._proxy.get(f"{self._url}/v1/gaia/exchanges/none") as reply:
+        async with self._control.get("http://control/exchanges/none") as reply:
             await reply.read()
+
+    def _as(self, person: int, life: int) -> dict[str, str]:
+        return key_header(person, self._flock) if life == KEYED else {"X-Gaia-User": name_of(self._flock, person)}
 
     async def _judge(self, request: Request, taken: bool) -> None:
         outcome, number = self._record.outcomes[request.number], request.number
@@ -156,7 +174,7 @@ class Drive:
             "verdict": self._flock.said(number, Slot.VERDICT),
             "correction": correction_of(request, self._flock),
         }
-        headers = {} if request.nameless else {"X-Gaia-User": name_of(self._flock, request.person)}
+        headers = {} if request.nameless else self._as(request.person, request.life)
         async with self._proxy.post(f"{self._url}/v1/feedback", json=body, headers=headers) as reply:
             was_taken = reply.status == 200
             await reply.read()

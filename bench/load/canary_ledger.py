@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 
 from bench.load.canary import PEOPLE, Canary, Kind
 from bench.load.canary_bodies import IN_BODY, IN_DATASET, IN_FEEDBACK, Slot
-from bench.load.canary_plan import ROWLESS, How, Person, Request, Stance, When
+from bench.load.canary_plan import HEADERS_GRANT, KEYED, How, Person, Request, Stance, When
 
 SLOW_S = 1.5
 """How long the engine takes for a slow request at least."""
@@ -77,7 +77,7 @@ class Record:
 
 def verdict_of(request: Request, outcome: Outcome | None, record: Record) -> Verdict:
     """What of a request may be kept."""
-    if request.how in ROWLESS or not request.keeps or outcome is None:
+    if not request.leaves_row or not request.keeps or outcome is None:
         return Verdict.NEVER
     match request.when:
         case When.IN_FLIGHT:
@@ -93,6 +93,8 @@ def verdict_of(request: Request, outcome: Outcome | None, record: Record) -> Ver
 
 def expected_status(request: Request) -> frozenset[int]:
     """What the client may be answered; empty where anything may come."""
+    if request.nameless and request.life == KEYED:
+        return frozenset({401})
     match request.how:
         case How.TELL | How.PIECES | How.CALL | How.SLOW:
             return frozenset({200})
@@ -144,7 +146,11 @@ class Ledger:
 
     def may_lie(self, canary: Canary, place: Place) -> bool:
         """Whether it may be found in such a place. Of a torn one that has no number nobody knows: it may."""
-        if canary.kind is Kind.SECRET or place not in STORES | {Place.DATASETS}:
+        if canary.kind is Kind.SECRET:
+            return False
+        if place is Place.KEYS:
+            return self._has_key(canary)
+        if place not in STORES | {Place.DATASETS}:
             return False
         if canary.number < 0:
             return True
@@ -157,6 +163,11 @@ class Ledger:
         if canary.slot in IN_FEEDBACK:
             return self.record.judged.get(canary.number, False)
         return canary.is_torn or canary.slot in IN_BODY
+
+    def _has_key(self, canary: Canary) -> bool:
+        """Whether it is a name that the file of keys has."""
+        index = canary.number - PEOPLE
+        return 0 <= index < len(self.people) and self.people[index].life == KEYED and canary.slot == Slot.NAME
 
     def _person_may(self, canary: Canary) -> bool:
         index = canary.number - PEOPLE
@@ -171,5 +182,13 @@ class Ledger:
         return conversation in person.scopes or (index, conversation) in self._kept_conversations
 
     def learned_by(self, life: int) -> frozenset[int]:
-        """The requests whose corrections must be in the dataset of a life's cycle."""
-        return frozenset(number for number in self.learned if self.requests[number].life <= life)
+        """The requests whose corrections must be in the dataset of a life's cycle, and no others.
+
+        What a header granted is learned from only while headers may grant.
+        """
+        return frozenset(
+            number
+            for number in self.learned
+            if (request := self.requests[number]).life <= life
+            and (life == HEADERS_GRANT or self.people[request.person].stance is not Stance.WIDENED)
+        )

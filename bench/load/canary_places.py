@@ -68,7 +68,8 @@ def looked(when: str, folder: Path, ledger: Ledger, flock: Flock) -> Look:
         place = place_of(name)
         look.places.setdefault(place, Seen()).add(seen)
         kept |= seen.canaries
-        look.stray += [(place, str(name), one) for one in sorted(seen.canaries) if not ledger.may_lie(one, place)]
+        stray = sorted(one for one in seen.canaries if not ledger.may_lie(one, place))
+        look.stray += [(place, str(name), one) for one in stray]
     look.stances = Counter(stance.value for one in kept if (stance := ledger.stance_of(one)) is not None)
     return look
 

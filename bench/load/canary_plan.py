@@ -16,8 +16,12 @@ from bench.load.canary import MOST_REQUESTS, SecretSlot
 from gaiad.proxy.endpoints import Form
 
 _T = TypeVar("_T")
-LIVES = 2
-"""The daemon runs twice: at first no header may grant anything, then it may."""
+LIVES = 3
+"""How often the daemon runs."""
+HEADERS_GRANT, KEYED = 1, 2
+"""The life in which a header may grant, and the one in which everybody needs a key, which is who they are."""
+_UNTIL = (0.45, 0.9, 1.0)
+"""Which share of all requests is sent by the end of each life."""
 ENDS_AFTER_S = 3.0
 """How long a grant lasts that ends by itself."""
 EVERYTHING = frozenset({"log", "train", "evaluate"})
@@ -91,6 +95,7 @@ class Request:
     in_metadata: bool = False
     name_in_body: bool = False
     nameless: bool = False
+    leaves_row: bool = True
     is_judged: bool = False
     learns: bool = False
     escaped: bool = False
@@ -154,12 +159,16 @@ Step: TypeAlias = Ask | Agree | Settle | Flight | UntilExpired | Judge | Meddle
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody, and all that they do. Whoever `speaks` has their name among the grants."""
+    """Somebody, and all that they do. Whoever `speaks` has their name among the grants.
+
+    `key_consent` is what their key is held to; None for all that they agree to.
+    """
 
     index: int
     stance: Stance
     life: int
     steps: tuple[Step, ...]
+    key_consent: frozenset[str] | None = None
 
     @property
     def speaks(self) -> bool:
@@ -231,8 +240,11 @@ _MALFORMED = ("yes", "", "train;log", "train,,log", "none, train", "all", "train
 class _Writer:
     """Writes one person's requests, numbered on from `first`."""
 
-    def __init__(self, chance: random.Random, person: int, life: int, first: int) -> None:
+    def __init__(
+        self, chance: random.Random, person: int, life: int, first: int, key_consent: frozenset[str] | None
+    ) -> None:
         self._chance = chance
+        self._key_consent = key_consent
         self._person, self.life = person, life
         self._next = first
         self.name_in_body = chance.random() < 0.4
@@ -241,6 +253,7 @@ class _Writer:
         """One request that may be kept for `keeps` if it comes to that."""
         chance, number = self._chance, self._next
         self._next += 1
+        keeps = keeps if self._key_consent is None else keeps & self._key_consent
         how, form = _pick(chance, _HOWS), _pick(chance, _FORMS)
         if how is How.CALL and form is Form.TEXT:
             form = Form.CHAT
@@ -274,8 +287,9 @@ class _Writer:
 
 def _as_it_is(request: Request) -> Request:
     """What leaves no row is kept for nothing, and only a whole reply to a chat can be streamed as a call."""
-    if request.how in ROWLESS:
-        return replace(request, keeps=NOTHING)
+    if request.how in ROWLESS or (request.nameless and request.life == KEYED):
+        return replace(request, keeps=NOTHING, leaves_row=False)
+    request = replace(request, learns=request.learns and "train" in request.keeps)
     if request.how is How.CALL and request.form is not Form.CHAT:
         return replace(request, stream=False)
     return replace(request, stream=True) if request.how is How.ABORT and request.number % 3 else request
@@ -359,13 +373,12 @@ def _narrowed(write: _Writer, chance: random.Random, count: int) -> list[Step]:
 
 
 def _widened(write: _Writer, chance: random.Random, count: int) -> list[Step]:
-    # A header grants in the second life only.
     steps: list[Step] = []
     for _ in range(count):
         header, keeps = chance.choice(_WIDENING)
-        steps.append(Ask(write.request(keeps if write.life else NOTHING, consent=header)))
+        steps.append(Ask(write.request(keeps if write.life == HEADERS_GRANT else NOTHING, consent=header)))
     header, keeps = chance.choice(_WIDENING)
-    keeps = keeps if write.life else NOTHING
+    keeps = keeps if write.life == HEADERS_GRANT else NOTHING
     return [*steps, *_judged_last(write, keeps, learns="train" in keeps, consent=header)]
 
 
@@ -403,7 +416,7 @@ def planned(requests: int, seed: int) -> tuple[Person, ...]:
         raise ValueError(f"a run has {MOST_REQUESTS:,} requests at most")
     chance, people, number = random.Random(seed), list[Person](), 0
     for life in range(LIVES):
-        goal, first = requests * (life + 1) // LIVES, list(_SCRIPTS)
+        goal, first = round(requests * _UNTIL[life]), list(_SCRIPTS)
         while number < goal or first:
             stance = first.pop(0) if first else _pick(chance, _SHARES)
             person = _person(chance, len(people), stance, life, number)
@@ -413,6 +426,7 @@ def planned(requests: int, seed: int) -> tuple[Person, ...]:
 
 
 def _person(chance: random.Random, index: int, stance: Stance, life: int, first: int) -> Person:
-    write = _Writer(chance, index, life, first)
+    key_consent = frozenset({"log"}) if life == KEYED and chance.random() < 0.25 else None
+    write = _Writer(chance, index, life, first, key_consent)
     steps: Sequence[Step] = _SCRIPTS[stance](write, chance, chance.randint(4, 11))
-    return Person(index, stance, life, tuple(steps))
+    return Person(index, stance, life, tuple(steps), key_consent)

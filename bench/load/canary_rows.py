@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from bench.load.canary import PEOPLE, Canary, Flock, Kind
 from bench.load.canary_bodies import REPLIES, Slot, as_kept, conversation_of, correction_of, name_of, secret_of, wire
 from bench.load.canary_ledger import Ledger, Outcome, Verdict
-from bench.load.canary_plan import LEARNED, ROWLESS, How, Request, When
+from bench.load.canary_plan import LEARNED, How, Request, When
 from bench.load.canary_search import Search
 from gaiad.learner.dataset import EXCHANGE_ORIGIN
 
@@ -125,9 +125,9 @@ def _missing(ledger: Ledger, decisions: dict[str, str], kept: set[int]) -> Itera
         decision = decisions.get(outcome.request_id or "")
         if verdict is Verdict.MUST and number not in kept:
             yield f"{told(ledger, asked)}: it must be kept, and is not"
-        elif asked.how in ROWLESS and decision is not None:
+        elif not asked.leaves_row and decision is not None:
             yield f"{told(ledger, asked)}: it leaves a row"
-        elif asked.how not in ROWLESS and outcome.request_id and decision != ("kept" if number in kept else "not_kept"):
+        elif asked.leaves_row and outcome.request_id and decision != ("kept" if number in kept else "not_kept"):
             yield f"{told(ledger, asked)}: its row says {decision}"
 
 

@@ -22,6 +22,7 @@ _PERCENT = re.compile(rb"%([0-9a-fA-F]{2})")
 _WIDE = re.compile(b"\0".join(bytes([byte]) for byte in MARK.encode()) + rb"\0[kms](?:\0[a-p]){%d}" % BODY)
 _CARD = re.compile(rb"(?<!\d)4929[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}(?!\d)")
 _PHONE = re.compile(rb"49[ -]?157[ -]?(\d{9})(?!\d)")
+_API_KEY = re.compile(rb"gaia-[0-9a-f]{8}-[0-9a-f]{64}")
 _NOT_DIGITS = re.compile(rb"\D")
 
 
@@ -89,10 +90,11 @@ class Search:
         return canaries | set(self._numbers(plain))
 
     def _numbers(self, plain: bytes) -> Iterator[Canary]:
-        """Secrets that are nothing but digits."""
+        """Secrets that have no mark: digits, and keys of the proxy."""
         cards = (self._flock.read_card(_NOT_DIGITS.sub(b"", one).decode()) for one in set(_CARD.findall(plain)))
         phones = (self._flock.read_phone(one.decode()) for one in set(_PHONE.findall(plain)))
-        yield from (one for one in (*cards, *phones) if one is not None)
+        keys = (self._flock.read_api_key(one.decode()) for one in set(_API_KEY.findall(plain)))
+        yield from (one for one in (*cards, *phones, *keys) if one is not None)
 
 
 def decoded(data: bytes) -> bytes:
