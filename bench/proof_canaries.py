@@ -185,7 +185,7 @@ async def _pages(home: Home, life: int, port: int, place: Path) -> None:
 
 
 def prove(folder: Path, requests: int, seed: int, at_once: int = PEOPLE) -> Proof:
-    """Live twice, look through everything, and see that the look would find what is wrong."""
+    """Live three times, look through everything, and see that the look would find what is wrong."""
     began, flock, people, record = time.monotonic(), Flock(seed), planned(requests, seed), Record()
     proof = Proof(Ledger(people, record))
     with running_vllm("--fault", "directed", "--fault", "forgets") as engine:

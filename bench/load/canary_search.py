@@ -15,6 +15,8 @@ CHUNK = 8 * 1024 * 1024
 OVERLAP = 16 * 1024
 """Longer than any form of a canary, so that none falls between two chunks."""
 _DEEPEST = 4
+_ESCAPE = 16
+"""No escape of one letter is longer."""
 
 _TOKEN = re.compile(rf"{MARK}(?:[kms][a-p]{{0,{BODY}}})?".encode())
 _JSON = re.compile(rb"\\+u00([0-9a-fA-F]{2})")
@@ -118,7 +120,8 @@ def _byte(match: re.Match[bytes]) -> bytes:
 
 
 def _is_cut(match: re.Match[bytes], end: int) -> bool:
-    return match.end() == end and match.end() - match.start() < LENGTH
+    # What follows may be the beginning of one more escaped letter.
+    return match.end() >= end - _ESCAPE and match.end() - match.start() < LENGTH
 
 
 def _out_of_base64(data: bytes) -> Iterable[bytes]:
