@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 .PHONY: help setup model demo run test check check-types check-units format bench proof-canaries proof-soak lock clean
 
 help: ## this list
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: ## make or update .venv (CPU or GPU route, by looking; GAIAD_ROUTE=cpu|gpu overrides)
 	@if [ -z "$(PYTHON)" ]; then echo "set-up: no Python 3.11 or newer with venv was found; install one, or make PYTHON=PATH" >&2; exit 1; fi

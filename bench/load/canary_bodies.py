@@ -37,6 +37,7 @@ class Slot(IntEnum):
     MODEL = 22
     CORRECTION = 40
     VERDICT = 41
+    NOTE = 42
     HEADER = 60
     AGENT = 61
     COOKIE = 62
@@ -51,7 +52,7 @@ class Slot(IntEnum):
 
 
 IN_BODY = frozenset(slot for slot in Slot if Slot.SYSTEM <= slot < Slot.CORRECTION)
-IN_FEEDBACK = frozenset({Slot.CORRECTION, Slot.VERDICT})
+IN_FEEDBACK = frozenset({Slot.CORRECTION, Slot.VERDICT, Slot.NOTE})
 IN_DATASET = frozenset({Slot.SYSTEM, Slot.HISTORY, Slot.USER, Slot.PERCENT, Slot.CORRECTION})
 PATHS = {
     Form.CHAT: "/v1/chat/completions",

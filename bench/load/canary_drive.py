@@ -173,6 +173,7 @@ class Drive:
             "request_id": outcome.request_id,
             "verdict": self._flock.said(number, Slot.VERDICT),
             "correction": correction_of(request, self._flock),
+            "note": self._flock.said(number, Slot.NOTE),
         }
         headers = {} if request.nameless else self._as(request.person, request.life)
         async with self._proxy.post(f"{self._url}/v1/feedback", json=body, headers=headers) as reply:

@@ -22,6 +22,7 @@ from gaiad.learner.dataset import EXCHANGE_ORIGIN
 
 Json: TypeAlias = Any
 
+_WORDS = (Slot.VERDICT, Slot.NOTE)
 _CONTENTS = "SELECT request_id, user, conversation, purposes, request, response FROM exchange_contents"
 _ELSEWHERE = (
     "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('exchange_contents', 'feedback', 'grants')"
@@ -133,14 +134,14 @@ def _missing(ledger: Ledger, decisions: dict[str, str], kept: set[int]) -> Itera
 
 def _feedback(link: sqlite3.Connection, ledger: Ledger, flock: Flock, numbers: dict[str, int]) -> tuple[int, list[str]]:
     wrong, seen = [], set()
-    for request_id, verdict, text in link.execute("SELECT request_id, verdict, correction FROM feedback"):
+    for request_id, text, *words in link.execute("SELECT request_id, correction, verdict, note FROM feedback"):
         asked = ledger.requests.get(numbers.get(request_id, -1))
         if asked is None or not ledger.record.judged.get(asked.number):
             wrong.append(f"{request_id}: a correction that was not taken is there")
             continue
         seen.add(asked.number)
         expected = as_kept(correction_of(asked, flock), secret_of(asked, flock))
-        if as_kept(text, None) != expected or verdict != flock.said(asked.number, Slot.VERDICT):
+        if as_kept(text, None) != expected or words != [flock.said(asked.number, slot) for slot in _WORDS]:
             wrong.append(f"{told(ledger, asked)}: the kept correction is another")
     taken = {number for number, was_taken in ledger.record.judged.items() if was_taken}
     wrong += [

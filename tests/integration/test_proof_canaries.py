@@ -122,6 +122,7 @@ def store(tmp_path: Path) -> Path:
     path.parent.mkdir()
     engine = sa.create_engine(f"sqlite:///{path}")
     said = {"request_id": f"id-{KEPT.number}", "verdict": FLOCK.said(KEPT.number, Slot.VERDICT), "at": 1.0}
+    said["note"] = FLOCK.said(KEPT.number, Slot.NOTE)
     grant = {"user": name_of(FLOCK, KEPT.person), "purpose": "train", "action": "grant", "source": "http", "at": 1.0}
     with engine.begin() as connection:
         metadata.create_all(connection)
