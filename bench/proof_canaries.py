@@ -108,14 +108,16 @@ class Home:
 def living(home: Home, life: int) -> Iterator[int]:
     """One life of the daemon; the block is given its port. It ends by SIGTERM."""
     place = home.folder / f"life-{life}"
-    place.mkdir()
+    (place / "tmp").mkdir(parents=True)
     port, config = targets.free_port(), place / "gaiad.toml"
     may_grant = "true" if life == HEADERS_GRANT else "false"
     config.write_text(
         _CONFIG.format(folder=home.folder, port=port, engine=home.engine_port, header_may_grant=may_grant)
     )
     command, client = [sys.executable, "-m", "gaiad", "--config", str(config)], Client(home.control)
-    with targets.running(f"gaiad, life {life}", command, place, None, lambda: targets.serving(client)):
+    # What it puts into temporary files is looked through too.
+    temporary = {"TMPDIR": str(place / "tmp")}
+    with targets.running(f"gaiad, life {life}", command, place, None, lambda: targets.serving(client), **temporary):
         yield port
 
 

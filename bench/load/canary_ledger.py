@@ -145,15 +145,19 @@ class Ledger:
         return self.people[request.person].stance if request else None
 
     def may_lie(self, canary: Canary, place: Place) -> bool:
-        """Whether it may be found in such a place. Of a torn one that has no number nobody knows: it may."""
+        """Whether it may be found in such a place.
+
+        Pages whose cells were moved keep pieces of what stands elsewhere on them. Of a piece that names nobody, cut
+        before its number or grown together with another, nobody can tell whose it was; any that names somebody counts.
+        """
         if canary.kind is Kind.SECRET:
             return False
         if place is Place.KEYS:
             return self._has_key(canary)
         if place not in STORES | {Place.DATASETS}:
             return False
-        if canary.number < 0:
-            return True
+        if canary.is_torn and self.stance_of(canary) is None:
+            return place in STORES
         if canary.number >= PEOPLE:
             return place in STORES and self._person_may(canary)
         if place is Place.DATASETS:

@@ -224,12 +224,13 @@ def _healthy(port: int) -> bool:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: Sequence[str], folder: Path, core: int | None, ready: Callable[[], bool]
+    name: str, command: Sequence[str], folder: Path, core: int | None, ready: Callable[[], bool], **environment: str
 ) -> Iterator[int]:
     """A program until the block ends, from when it is ready; all it writes goes to `folder/log`."""
+    variables = {**os.environ, **environment}
     log = folder / "log"
     with log.open("wb") as out, on_core(core):
-        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=variables)
     try:
         deadline = time.monotonic() + _START_S
         while not ready():

@@ -263,7 +263,12 @@ SAID_BY_0 = Canary(Kind.SAID, 0, Slot.SYSTEM)
         (SAID_BY_0, Place.BACKUP, True),
         *[(SAID_BY_0, place, False) for place in (Place.RUNS, Place.KEYS, Place.TOLD, Place.LOGS)],
         (Canary(Kind.SAID, 0, -1), KEPT, True),
+        (Canary(Kind.SECRET, 0, -1), KEPT, False),
+        # It names nobody: cut too early, or two that grew together.
         (Canary(Kind.SAID, -1, -1), KEPT, True),
+        (Canary(Kind.SAID, 33_564_615, -1), KEPT, True),
+        (Canary(Kind.SAID, -1, -1), Place.LOGS, False),
+        (Canary(Kind.SAID, -1, -1), DATASET, False),
         (Canary(Kind.SAID, 0, Slot.HEADER), KEPT, False),
         (Canary(Kind.SAID, 0, Slot.MEDDLING), KEPT, False),
         (Canary(Kind.SAID, 1, Slot.SYSTEM), KEPT, False),
@@ -294,6 +299,12 @@ def test_what_a_header_granted_is_learned_from_only_while_headers_may_grant() ->
     request = a_request(is_judged=True, learns=True, life=HEADERS_GRANT)
     ledger = a_ledger(request, judged=True, stance=Stance.WIDENED, speaks=False)
     assert [ledger.learned_by(life) for life in range(LIVES)] == [frozenset(), {0}, frozenset()]
+
+
+def test_a_piece_that_names_somebody_who_did_not_agree_may_lie_nowhere() -> None:
+    ledger = a_ledger(a_request(keeps=frozenset()), stance=Stance.SILENT, speaks=False)
+    for number in (0, PEOPLE):
+        assert [place for place in Place if ledger.may_lie(Canary(Kind.SAID, number, -1), place)] == []
 
 
 def test_who_never_spoke_and_of_whom_nothing_is_kept_is_nowhere_but_in_a_file_of_keys() -> None:
