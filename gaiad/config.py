@@ -124,10 +124,15 @@ class LearningConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConsentConfig:
-    """`[consent]`: who an unnamed caller is, and whether a header may widen what was granted."""
+    """`[consent]`: who an unnamed caller is, what the owner grants (`USER=PURPOSE`), whether a header may widen it."""
 
     anonymous_user: str = ""
+    grants: tuple[str, ...] = ()
     header_may_grant: bool = False
+
+    def granted(self) -> set[tuple[str, str]]:
+        """Users and purposes that the settings grant."""
+        return {(user.strip(), purpose.strip()) for user, _, purpose in (one.rpartition("=") for one in self.grants)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,19 @@ class KeysConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """`[store]`: where exchanges are kept; `url` is empty for SQLite inside `state_dir`."""
+    """`[store]`: where exchanges are kept, how long and how much; `url` is empty for SQLite inside `state_dir`.
+
+    Days and MiB bound what is kept for a purpose, 0 of them nothing.
+    """
 
     url: str = ""
     metadata_days: int = 90
+    log_days: int = 90
+    log_mib: int = 1024
+    train_days: int = 0
+    train_mib: int = 1024
+    evaluate_days: int = 0
+    evaluate_mib: int = 1024
     queue_size: int = 2000
 
 
@@ -217,12 +231,13 @@ _SECTIONS: Mapping[str, type] = {
     "log": LogConfig,
 }
 _TOP = {"state_dir", "control_socket", "stages", *_SECTIONS}
+_PURPOSES = ("log", "train", "evaluate")
 _NOT_NEGATIVE = {
     "proxy": ("max_held", "early_headers_s"),
     "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
     "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
-    "store": ("metadata_days",),
+    "store": ("metadata_days", *(f"{what}_{unit}" for what in _PURPOSES for unit in ("days", "mib"))),
 }
 
 
@@ -385,7 +400,15 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
     if "\0" in sections["keys"].file:
         problems.append(f"keys.file = {sections['keys'].file!r} must be a path")
-    anonymous = sections["consent"].anonymous_user
+    _check_consent(sections["consent"], problems)
+
+
+def _check_consent(consent: ConsentConfig, problems: list[str]) -> None:
+    for user, purpose in sorted(consent.granted()):
+        if user_name(user) is None or purpose not in _PURPOSES:
+            shown = f"{user[:50]}={purpose[:50]}"
+            problems.append(f"consent.grants has {shown!r}, which is not USER=PURPOSE ({', '.join(_PURPOSES)})")
+    anonymous = consent.anonymous_user
     if anonymous.strip() and user_name(anonymous) is None:
         problems.append(f"consent.anonymous_user = {anonymous!r} must be text of at most {MAX_USER_CHARS} characters")
 

@@ -52,6 +52,9 @@ class Standing:
     revoked: frozenset[Purpose] = frozenset()
 
 
+CONFIG = "config"
+"""The source of what the settings say."""
+
 NOTHING: frozenset[Purpose] = frozenset()
 
 
@@ -83,6 +86,31 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
                 if event.conversation is not None:
                     closed |= gone
     return Standing(granted, revoked)
+
+
+def follow_settings(wanted: Iterable[Purpose], events: Iterable[GrantEvent], *, now: float) -> dict[Purpose, Action]:
+    """What is to be appended so that one user's history says what the settings say: they grant `wanted`, and no more.
+
+    Settings undo nobody's revocation but their own, and take back no grant but their own.
+    """
+    about_all = [event for event in events if event.conversation is None]
+    wanted = frozenset(wanted)
+    news: dict[Purpose, Action] = {}
+    for purpose in Purpose:
+        last = max((one for one in about_all if _tells_of(one, purpose)), key=_order, default=None)
+        theirs = last is not None and last.source == CONFIG
+        if purpose in wanted:
+            holds = last is not None and last.action is Action.GRANT and _counts(last, now, None)
+            if not holds and (last is None or last.action is Action.GRANT or theirs):
+                news[purpose] = Action.GRANT
+        elif last is not None and last.action is Action.GRANT and theirs:
+            news[purpose] = Action.REVOKE
+    return news
+
+
+def _tells_of(event: GrantEvent, purpose: Purpose) -> bool:
+    ends_all = event.purpose is Purpose.LOG and event.action is Action.REVOKE
+    return ends_all or event.purpose is purpose
 
 
 def next_change(events: Iterable[GrantEvent], *, now: float) -> float:

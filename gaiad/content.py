@@ -28,13 +28,15 @@ def content_of(record: ExchangeRecord, scrubber: Scrubber) -> Content:
     counts = request.counts + response.counts
     # What nobody waits for is asked again and again by itself.
     question = question_of(request.value, scope_of(record.user, record.conversation, "")) if record.is_user else None
+    said = _dumped(request.value), _dumped(response.value)
     row: dict[str, object] = {
         "request_id": record.request_id,
         "user": record.user,
         "conversation": record.conversation if storable(record.conversation or "") else None,
         "purposes": ",".join(sorted(record.purposes)),
-        "request": _dumped(request.value),
-        "response": _dumped(response.value),
+        "request": said[0],
+        "response": said[1],
+        "size": sum(len(text) for text in said if text),
         "consent": record.consent_header,
         "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
         "question": question,

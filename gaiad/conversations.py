@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
+from gaiad.consent import Purpose
 from gaiad.content import Content, content_of
 from gaiad.curriculum import Json
 from gaiad.db import Database
@@ -26,6 +27,7 @@ from gaiad.exchange import ExchangeRecord, storable
 from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
 from gaiad.redact_file import load_scrubber
+from gaiad.retention import Held
 from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, Signal, regenerated
 from gaiad.user import user_name
 
@@ -34,6 +36,8 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _Row: TypeAlias = tuple[object, ...]
+Place: TypeAlias = tuple[float, str]
+"""After which exchange the next ones come: its time and its request id."""
 
 
 def _insert_metadata(rows: int) -> str:
@@ -117,14 +121,7 @@ class Conversations:
                 return None
             feedback = await said_of(connection, request_id)
             signals = await _signals(connection, [request_id])
-        found = {**_summary(row), "signals": signals.get(request_id, [])}
-        found["request"] = json.loads(row["request"]) if row["request"] else None
-        found["response"] = json.loads(row["response"]) if row["response"] else None
-        found["feedback"] = [*feedback]
-        found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
-        found["sampling"] = json.loads(row["sampling"]) if row["sampling"] else None
-        found |= {name: row[name] for name in ("consent", "engine", "template")}
-        return found
+        return _whole(row, feedback, signals)
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
         """The newest exchanges, newest first, of one user only where named.
@@ -142,6 +139,77 @@ class Conversations:
             {**_summary(row), "feedback": said.get(row["request_id"]), "signals": signals.get(row["request_id"], [])}
             for row in rows
         ]
+
+    async def exported(
+        self, purpose: Purpose, *, after: Place | None, limit: int, user: str | None, stage: str | None
+    ) -> tuple[list[dict[str, Json]], Place | None]:
+        """All of the next exchanges that may be used for `purpose` now, oldest first, and where the next ones begin.
+
+        Looks at `limit` rows at most, so there may be fewer, or none, before the end, where that place is None.
+        """
+        exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+        query = _joined().where(contents.purposes.contains(purpose.value, autoescape=True))
+        if after is not None:
+            query = query.where(sa.tuple_(exchanges.at, exchanges.request_id) > sa.tuple_(*map(sa.literal, after)))
+        if user is not None:
+            query = query.where(contents.user == (user_name(user) or ""))
+        if stage is not None:
+            query = query.where(exchanges.stage == stage)
+        async with self._db.read() as connection:
+            ordered = query.order_by(exchanges.at, exchanges.request_id).limit(limit)
+            rows = (await connection.execute(ordered)).mappings().all()
+            usable = [row for row in rows if self._may_be_used(row, purpose)]
+            said = {row["request_id"]: await said_of(connection, row["request_id"]) for row in usable}
+            signals = await _signals(connection, [*said])
+        end = (rows[-1]["at"], rows[-1]["request_id"]) if len(rows) == limit else None
+        return [_whole(row, said[row["request_id"]], signals) for row in usable], end
+
+    def _may_be_used(self, row: sa.RowMapping, purpose: Purpose) -> bool:
+        if purpose.value not in row["purposes"].split(","):
+            return False
+        # Asked as with a header for it, since a header may have been the grant.
+        return purpose.value in self.grants.purposes_for(row["user"], purpose.value, row["conversation"])
+
+    async def held(self, after: Place | None, limit: int) -> tuple[list[Held], Place | None]:
+        """The next exchanges with content, newest first, and where the ones before them begin; None at the end."""
+        exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+        text = (sa.func.coalesce(sa.func.length(part), 0) for part in (contents.request, contents.response))
+        size = sa.func.coalesce(contents.size, next(text) + next(text))
+        query = sa.select(exchanges.request_id, exchanges.at, contents.purposes, size.label("size"))
+        query = query.join(tables.exchange_contents, contents.request_id == exchanges.request_id)
+        if after is not None:
+            query = query.where(sa.tuple_(exchanges.at, exchanges.request_id) < sa.tuple_(*map(sa.literal, after)))
+        async with self._db.read() as connection:
+            ordered = query.order_by(exchanges.at.desc(), exchanges.request_id.desc()).limit(limit)
+            rows = (await connection.execute(ordered)).all()
+        found = [Held(row.request_id, row.at, _purposes(row.purposes), row.size) for row in rows]
+        return found, (rows[-1].at, rows[-1].request_id) if len(rows) == limit else None
+
+    async def keep_less(self, changes: Mapping[str, frozenset[Purpose]]) -> None:
+        """Keep these exchanges for these purposes only; of those without one only the bare row stays."""
+        by_purposes: dict[frozenset[Purpose], list[str]] = {}
+        for request_id, left in changes.items():
+            by_purposes.setdefault(left, []).append(request_id)
+        contents = tables.exchange_contents
+        async with self._db.write() as connection:
+            for left, ids in by_purposes.items():
+                for some in tables.in_parts(ids):
+                    if left:
+                        query = sa.update(contents).where(contents.c.request_id.in_(some))
+                        await connection.execute(query.values(purposes=",".join(sorted(left))))
+                    else:
+                        await _delete_contents(connection, some)
+
+    async def kept_for(self, purpose: Purpose, request_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these exchanges that are kept for a purpose."""
+        contents = tables.exchange_contents.c
+        found: set[str] = set()
+        async with self._db.read() as connection:
+            for some in tables.in_parts(request_ids):
+                query = sa.select(contents.request_id, contents.purposes).where(contents.request_id.in_(some))
+                rows = (await connection.execute(query)).all()
+                found |= {row.request_id for row in rows if purpose in _purposes(row.purposes)}
+        return frozenset(found)
 
     async def delete_old_metadata(self, before: float) -> int:
         """Delete content-free rows older than `before`; say how many."""
@@ -211,6 +279,14 @@ async def _write_contents(
         await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
 
+async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[str]) -> None:
+    for table in (tables.signals, tables.feedback, tables.exchange_contents):
+        await connection.execute(sa.delete(table).where(table.c.request_id.in_(request_ids)))
+    exchanges = tables.exchanges
+    marked = sa.update(exchanges).where(exchanges.c.request_id.in_(request_ids), exchanges.c.decision == "kept")
+    await connection.execute(marked.values(decision="expired"))
+
+
 async def _asked_again(
     connection: AsyncConnection, questions: set[str], records: Sequence[ExchangeRecord]
 ) -> list[dict[str, object]]:
@@ -243,6 +319,22 @@ def _joined() -> sa.Select[*tuple[object, ...]]:
     return sa.select(
         tables.exchanges, *(column for column in contents.columns if column.name != "request_id")
     ).select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
+
+
+def _purposes(text: str) -> frozenset[Purpose]:
+    return frozenset(map(Purpose, text.split(",")))
+
+
+def _whole(
+    row: sa.RowMapping, feedback: Sequence[dict[str, Json]], signals: Mapping[str, list[Json]]
+) -> dict[str, Json]:
+    """All of an exchange."""
+    found = _summary(row)
+    found["signals"], found["feedback"] = signals.get(row["request_id"], []), [*feedback]
+    for name in ("request", "response", "sampling"):
+        found[name] = json.loads(row[name]) if row[name] else None
+    found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}
+    return found | {name: row[name] for name in ("consent", "engine", "template")}
 
 
 def _summary(row: sa.RowMapping) -> dict[str, Json]:

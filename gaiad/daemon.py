@@ -37,6 +37,7 @@ from gaiad.errors import ConfigError, CurriculumError, GaiadError, Refuse, Store
 from gaiad.exchange import Judgement
 from gaiad.gpu.engine import Engine, EngineFacts
 from gaiad.gpu.loop import GpuLoop
+from gaiad.housekeeper import Housekeeper
 from gaiad.keyfile import WatchedKeys
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.sources import catalogue
@@ -53,8 +54,6 @@ log = structlog.get_logger()
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread that looks through what is kept may hold the interpreter while the loop wants it: Python's own 5 ms
 would stand in the way of replies."""
-_HOUR_S = 3600.0
-_DAY_S = 86400.0
 _STATUS_S = 5.0
 _ENGINE_GRACE_S = 10.0
 
@@ -145,10 +144,22 @@ class _Daemon:
         self.cycles = Cycles(database)
         self.conversations = Conversations(database)
         await self.conversations.load()
+        await self._follow_settings()
         self.erasures = Erasures(database)
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
         # On every way out: after the doors are shut, before the database is.
         stack.push_async_callback(self.recorder.flush)
+
+    async def _follow_settings(self) -> None:
+        try:
+            in_vain = await self.conversations.grants.follow_settings(time.time())
+        except StoreError as error:
+            # Serving begins all the same; what the settings grant holds from a start on that can write it down.
+            log.error("settings_not_followed", error=error.message, hint=error.hint)
+            return
+        if in_vain:
+            hint = "somebody revoked it since: see gaiadctl consent history USER"
+            log.warning("settings_grant_in_vain", count=len(in_vain), hint=hint)
 
     def _build(self, curricula: list[Curriculum]) -> None:
         config = self.config
@@ -176,6 +187,11 @@ class _Daemon:
             learner=self.learner,
             flush=self.recorder.flush,
         )
+        self.housekeeper = Housekeeper(
+            config=config,
+            conversations=self.conversations,
+            is_learning=lambda: self.learner.status()["cycle"] is not None,
+        )
 
     def _loops(self) -> list[tuple[str, Coroutine[object, object, None]]]:
         loops = [
@@ -184,7 +200,7 @@ class _Daemon:
             ("learner", self.learner.run()),
             ("eraser", self.eraser.run()),
             ("supervisor", self._tell_supervisor()),
-            ("housekeeping", self._forget_old_rows()),
+            ("housekeeping", self.housekeeper.run()),
         ]
         if self.config.learning.enabled:
             loops.append(("schedule", run_schedule(self.learner.tick, every_s=self.config.learning.tick_s)))
@@ -310,16 +326,6 @@ class _Daemon:
                 self.notifier.status(line)
                 told = line
             await asyncio.sleep(min(_STATUS_S, self.notifier.watchdog_interval_s or _STATUS_S))
-
-    async def _forget_old_rows(self) -> None:
-        while True:
-            before = time.time() - self.config.store.metadata_days * _DAY_S
-            try:
-                await self.conversations.delete_old_metadata(before)
-            except StoreError as error:
-                # The loop's edge: a store that is full or locked is no reason to stop serving.
-                log.error("old_rows_not_deleted", error=error.message, hint=error.hint)
-            await asyncio.sleep(_HOUR_S)
 
 
 def load_curricula(config: Config) -> list[Curriculum]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import secrets
-import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -24,11 +22,11 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
+from gaiad.dataset_files import datasets_with, remove
 from gaiad.erasure import Phase, Selector, signed_off
 from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import GaiadError, Refuse, StoreError
 from gaiad.learner.artifacts import WEIGHTS
-from gaiad.learner.dataset import EXCHANGE_ORIGIN
 from gaiad.registry import Registry
 
 log = structlog.get_logger()
@@ -187,7 +185,7 @@ class Eraser:
 
     async def _without_files(self, erasure: Erasure) -> dict[str, Json]:
         datasets, runs = await self._places(erasure.exchange_ids)
-        await asyncio.to_thread(_remove, [*datasets, *runs])
+        await asyncio.to_thread(remove, [*datasets, *runs])
         return {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
 
     async def _without_weights(self, erasure: Erasure) -> list[Json]:
@@ -216,7 +214,7 @@ class Eraser:
 
     async def _places(self, ids: Sequence[str]) -> tuple[list[Path], list[Path]]:
         """The folders of datasets and of runs in which these exchanges stand."""
-        datasets = await asyncio.to_thread(_datasets_with, self._config.datasets_dir, frozenset(ids))
+        datasets = await asyncio.to_thread(datasets_with, self._config.datasets_dir, frozenset(ids))
         runs = await self._cycles.with_exchanges(frozenset(ids))
         folders = [self._config.runs_dir / name for name in runs]
         return datasets, [folder for folder in folders if folder.is_dir()]
@@ -241,36 +239,3 @@ def _joined(before: Json, now: Json) -> Json:
     if isinstance(before, list) and isinstance(now, list):
         return [*before, *(one for one in now if one not in before)]
     return now
-
-
-def _datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
-    """Frozen datasets, and what a build that was cut off left, in which one of the exchanges stands."""
-    folders = sorted(path for path in root.glob("*") if path.is_dir()) if ids and root.is_dir() else []
-    return [
-        folder for folder in folders if any(not ids.isdisjoint(_exchanges_in(file)) for file in folder.glob("*.jsonl"))
-    ]
-
-
-def _exchanges_in(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            # Only lines that name an exchange are worth reading.
-            if EXCHANGE_ORIGIN in line:
-                origin = str(_object(line).get("origin"))
-                if origin.startswith(EXCHANGE_ORIGIN):
-                    yield origin.removeprefix(EXCHANGE_ORIGIN)
-
-
-def _object(line: str) -> Mapping[str, object]:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        # A line that was cut off in writing: it names what it names.
-        start = line.find(f'"origin": "{EXCHANGE_ORIGIN}')
-        return {"origin": line[start:].split('"')[3]} if start >= 0 else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remove(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
-from gaiad.consent import Action, GrantEvent, Purpose, Standing, decide, fold, next_change
+from gaiad.consent import CONFIG, Action, GrantEvent, Purpose, Standing, decide, fold, follow_settings, next_change
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -106,6 +106,21 @@ class Grants:
                 self._remember(name, found)
         self._remember(name, found)
         return None
+
+    async def follow_settings(self, at: float) -> list[tuple[str, Purpose]]:
+        """Append what the settings grant and no longer grant; says what they grant in vain, being revoked since."""
+        wanted: dict[str, set[Purpose]] = {}
+        for user, purpose in self._db.config.consent.granted():
+            wanted.setdefault(user_name(user) or user, set()).add(Purpose(purpose))
+        histories = {user: person.history for user, person in self._people.items()}
+        in_vain: list[tuple[str, Purpose]] = []
+        for user in sorted({*wanted, *histories}):
+            news = follow_settings(wanted.get(user, ()), histories.get(user, ()), now=at)
+            for purpose, action in news.items():
+                await self.append(user, purpose, action, CONFIG, at)
+            granted = await self.granted(user)
+            in_vain += [(user, purpose) for purpose in sorted(wanted.get(user, ())) if purpose.value not in granted]
+        return in_vain
 
     async def granted(self, user: str, conversation: str | None = None) -> frozenset[str]:
         """The purposes that `user` granted and did not revoke, without what a header may add."""

@@ -63,6 +63,7 @@ exchange_contents = sa.Table(
     sa.Column("sampling", sa.Text),
     sa.Column("engine", sa.Text),
     sa.Column("template", sa.Text),
+    sa.Column("size", sa.Integer),
     sa.Index("contents_by_user", "user"),
     sa.Index("contents_by_conversation", "conversation"),
     sa.Index("contents_by_question", "question"),

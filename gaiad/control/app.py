@@ -88,6 +88,11 @@ class Commands(Protocol):
     async def exchange(self, request_id: str) -> Answer:
         """One exchange."""
 
+    async def export(
+        self, purpose: str, after: tuple[float, str] | None, limit: int, user: str | None, stage: str | None
+    ) -> Reply:
+        """The next exchanges that may be used for a purpose, with all that is kept of them."""
+
     async def explain(self, request_id: str) -> Answer:
         """Where a reply came from and what became of it."""
 
@@ -219,6 +224,15 @@ async def _exchange(request: web.Request) -> web.Response:
     return _answered(await request.app[COMMANDS].exchange(request.match_info["id"]))
 
 
+async def _export(request: web.Request) -> web.Response:
+    query = request.query
+    purpose = _choice(query, "purpose", ("log", "train", "evaluate"))
+    answer = await request.app[COMMANDS].export(
+        purpose, _place(query.get("after")), _limit(request, 50), query.get("user"), query.get("stage")
+    )
+    return _json(200, answer)
+
+
 async def _explain(request: web.Request) -> web.Response:
     return _answered(await request.app[COMMANDS].explain(request.match_info["id"]))
 
@@ -252,6 +266,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.get("/erasures", _erasures),
     web.get("/exchanges", _exchanges),
     web.get("/exchanges/{id}", _exchange),
+    web.get("/export", _export),
     web.get("/explain/{id}", _explain),
     web.post("/feedback", _feedback),
     web.post("/backup", _backup),
@@ -324,6 +339,17 @@ def _score(body: Mapping[str, object]) -> float | None:
     if value is not None and not is_score(value):
         raise _bad_request("'score' is not a number from 0 to 1", "leave it out where there is none")
     return value
+
+
+def _place(text: str | None) -> tuple[float, str] | None:
+    """Where a page begins, as the page before said."""
+    if text is None:
+        return None
+    at, _, request_id = text.partition(" ")
+    try:
+        return float(at), request_id
+    except ValueError as error:
+        raise _bad_request(f"after is {text[:50]!r}", "send back `next` of the page before") from error
 
 
 def _limit(request: web.Request, default: int) -> int:

@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from gaiad.adapter import AdapterName, VersionName
 from gaiad.config import Config
+from gaiad.consent import Purpose
 from gaiad.control.app import Answer, Reply, Unknown
 from gaiad.control.explain import explanation
 from gaiad.control.status import World, status_of
@@ -192,6 +193,17 @@ class DaemonCommands:
         if found is None:
             return Unknown(f"no exchange {request_id!r} is kept", "gaiadctl exchanges list shows those that are")
         return found
+
+    async def export(
+        self, purpose: str, after: tuple[float, str] | None, limit: int, user: str | None, stage: str | None
+    ) -> Reply:
+        """The next exchanges that may be used for a purpose."""
+        if after is None:
+            await self._flush()
+        rows, end = await self._conversations.exported(
+            Purpose(purpose), after=after, limit=limit, user=user, stage=stage
+        )
+        return {"exchanges": rows, "next": None if end is None else f"{end[0]!r} {end[1]}"}
 
     async def explain(self, request_id: str) -> Answer:
         """One exchange with its user's consent then and now, and the versions that were made of it."""

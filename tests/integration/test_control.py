@@ -123,6 +123,14 @@ class Notebook:
             return {"request": {"content": "x \ud800 y, grüße"}}
         raise StoreError("the database is locked", hint="close what holds it")
 
+    async def export(
+        self, purpose: str, after: tuple[float, str] | None, limit: int, user: str | None, stage: str | None
+    ) -> Reply:
+        row = {"request_id": f"{purpose} of {user} at {stage}", "request": {"prompt": "half \ud800 of it"}}
+        if after is None:
+            return {"exchanges": [row], "next": "1.5 r1"}
+        return {"exchanges": [{**row, "after": list(after)}], "next": None}
+
     async def explain(self, request_id: str) -> Answer:
         return Unknown(f"no exchange {request_id!r} is kept", "list them")
 
@@ -353,6 +361,21 @@ async def test_malformed_requests_get_one_clear_sentence(
     assert re.match(r"HTTP/1.1 4\d\d", status)
     problem = json.loads(text)["error"]
     assert expected in f"{problem['message']} {problem['hint']}"
+
+
+async def test_exchanges_are_exported_page_by_page(path: Path, notebook: Notebook, tmp_path: Path) -> None:
+    code, told, noted = await gaiadctl(path, "exchanges", "export", "--purpose", "train", "--user", "ada")
+    rows = [json.loads(line) for line in told.splitlines()]
+    assert (code, [row["request_id"] for row in rows]) == (DONE, ["train of ada at None"] * 2)
+    assert (rows[0]["request"], rows[1]["after"]) == ({"prompt": "half \ud800 of it"}, [1.5, "r1"])
+    assert "exported 2 exchanges" in noted
+    out = tmp_path / "lines.jsonl"
+    chats = ("exchanges", "export", "--purpose", "log", "--format", "openai", "--out", str(out))
+    code, told, _ = await gaiadctl(path, *chats)
+    assert (code, "exported 0 exchanges (2 left out: no chat)" in told) == (DONE, True)
+    assert (out.read_text(), out.stat().st_mode & 0o777) == ("", 0o600)
+    assert (await gaiadctl(path, *chats))[0] == FAILED
+    assert (await gaiadctl(path, "exchanges", "export"))[0] == USAGE
 
 
 async def test_an_exchange_that_nobody_knows_is_not_explained(path: Path, notebook: Notebook) -> None:

@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent content ending erasure idle redact redact_checks report rollout signals
+        consent content ending erasure idle redact redact_checks report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
@@ -37,8 +37,8 @@ LAYERS: dict[int, str] = {
         proxy.turns proxy.validity
     """,
     WORLD: """
-        aside conversations copies cycles db disk erasures feedback grants keyfile logs migrations migrations.env
-        migrations.versions notify redact_file registry tables
+        aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs
+        migrations migrations.env migrations.versions notify redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
@@ -47,7 +47,7 @@ LAYERS: dict[int, str] = {
         proxy.upstream proxy.ways proxy.whole
     """,
     LOOPS: """
-        eraser schedule
+        eraser housekeeper schedule
         control.app control.commands
         gpu.loop
         learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
@@ -57,7 +57,7 @@ LAYERS: dict[int, str] = {
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
-        cli.exchanges cli.explain cli.keys cli.main cli.output cli.stages cli.status cli.train
+        cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
         learner.child learner.rendering learner.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from gaiad.consent import (
     Standing,
     decide,
     fold,
+    follow_settings,
     next_change,
     parse_header,
     still_holds,
@@ -282,3 +284,38 @@ def test_what_held_when_an_exchange_began_is_what_it_was_kept_by(
     events: str, at: float, conversation: str | None, granted: bool
 ) -> None:
     assert was_granted(TRAIN, history(events), at=at, conversation=conversation) is granted
+
+
+def said(action: Action, purpose: Purpose, at: float, source: str, **more: Any) -> GrantEvent:
+    return GrantEvent("ana", purpose, action, source, at, **more)
+
+
+GRANT, REVOKE = Action.GRANT, Action.REVOKE
+
+
+@pytest.mark.parametrize(
+    ("wanted", "history", "news"),
+    [
+        ({TRAIN}, (), {TRAIN: GRANT}),
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "config"),), {}),
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "command"),), {}),
+        # What others revoked stays so; what the settings took back they may give again.
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "config"), said(REVOKE, TRAIN, 2, "http")), {}),
+        ({TRAIN}, (said(REVOKE, LOG, 2, "command"),), {}),
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "config"), said(REVOKE, TRAIN, 2, "config")), {TRAIN: GRANT}),
+        # One that ended by itself was no revocation.
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "http", expires_at=5.0),), {TRAIN: GRANT}),
+        (set(), (said(GRANT, TRAIN, 1, "config"),), {TRAIN: REVOKE}),
+        (set(), (said(GRANT, TRAIN, 1, "config"), said(GRANT, TRAIN, 2, "command")), {}),
+        (set(), (said(GRANT, TRAIN, 1, "config"), said(REVOKE, LOG, 2, "command")), {}),
+        (set(), (), {}),
+        # One conversation is not what the settings speak of.
+        ({TRAIN}, (said(REVOKE, TRAIN, 2, "http", conversation="c1"),), {TRAIN: GRANT}),
+    ],
+)
+def test_settings_grant_and_take_back_their_own_and_nothing_else(
+    wanted: set[Purpose], history: tuple[GrantEvent, ...], news: dict[Purpose, Action]
+) -> None:
+    assert follow_settings(wanted, history, now=10.0) == news
+    after = (*history, *(said(action, purpose, 10.0, "config") for purpose, action in news.items()))
+    assert follow_settings(wanted, after, now=11.0) == {}

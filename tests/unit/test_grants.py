@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from gaiad import tables
-from gaiad.config import Config
+from gaiad.config import Config, ConsentConfig
 from gaiad.consent import Action
 from gaiad.conversations import Conversations
 from gaiad.db import Database
@@ -172,3 +172,28 @@ async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_
     assert await store.feedback.add("r-c1", Judgement("good"), clock.now) is None
     await say(grants, Action.REVOKE, "log", "c1")
     assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
+
+
+async def test_what_the_settings_grant_holds_from_the_start_and_ends_with_them(tmp_path: Path, clock: Clock) -> None:
+    for wanted, granted, in_vain in (
+        (("ana=train", "bob=log"), {"ana": {"log", "train"}, "bob": {"log"}}, []),
+        (("bob=log",), {"ana": set(), "bob": {"log"}}, []),
+        (("ana=log",), {"ana": {"log"}, "bob": set()}, []),
+    ):
+        config = Config(tmp_path, tmp_path / "control.sock", consent=ConsentConfig(grants=wanted))
+        database = await Database.open(config)
+        grants = Grants(database, clock)
+        await grants.load()
+        assert await grants.follow_settings(clock.now) == in_vain
+        assert await grants.follow_settings(clock.now) == in_vain, "again it changes nothing"
+        found = {user: set(grants.purposes_for(user)) for user in granted}
+        assert found == granted
+        clock.now += 10
+        await database.close()
+    database = await Database.open(config)
+    grants = Grants(database, clock)
+    await grants.load()
+    await say(grants, "revoke", "log")
+    assert await grants.follow_settings(clock.now) == [("ana", "log")]
+    assert {event.source for event in await grants.history("bob")} == {"config"}
+    await database.close()

@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     """Add columns, none of which an older row needs."""
     op.add_column("exchanges", sa.Column("outcome", sa.Text))
+    op.add_column("exchange_contents", sa.Column("size", sa.Integer))
     for name in ("sampling", "engine", "template"):
         op.add_column("exchange_contents", sa.Column(name, sa.Text))
 

@@ -1,0 +1,98 @@
+"""Kept exchanges as lines of a file, in the forms that other programs read.
+
+`jsonl` is everything as it is kept. `openai` is the fine-tuning form of chat completions, `sharegpt` the form with
+`from` and `value` that most trainers read (tool calls as LLaMA-Factory has them). Pure; what may be exported at all is
+decided where it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Line: TypeAlias = dict[str, Any]
+
+FORMATS = ("jsonl", "sharegpt", "openai")
+_FROM = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+_OF_A_MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+
+
+def line_of(row: Mapping[str, Any], form: str) -> Line | str:
+    """One exchange as a line, or why there is none for it in this form."""
+    if form == "jsonl":
+        return dict(row)
+    told = _conversation(row)
+    if isinstance(told, str):
+        return told
+    messages, tools = told
+    if form == "sharegpt":
+        return _as_sharegpt(row, messages, tools)
+    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+
+
+def _conversation(row: Mapping[str, Any]) -> tuple[list[Line], object] | str:
+    """The messages up to the right answer, and the tools: the correction, or a whole reply that nobody called bad."""
+    request = row.get("request")
+    messages = request.get("messages") if isinstance(request, Mapping) else None
+    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+        return "no chat"
+    assert isinstance(request, Mapping)
+    judged = (row.get("feedback") or [{}])[-1]
+    if judged.get("correction"):
+        answer: Line = {"role": "assistant", "content": judged["correction"]}
+    elif judged.get("verdict") == "bad":
+        return "judged bad, and not corrected"
+    else:
+        told = _reply(row)
+        if told is None:
+            return "no whole reply"
+        answer = told
+    return [*(_plain(one) for one in messages), _plain(answer)], request.get("tools")
+
+
+def _reply(row: Mapping[str, Any]) -> Line | None:
+    response = row.get("response")
+    choices = response.get("choices") if isinstance(response, Mapping) else None
+    message = choices[0].get("message") if isinstance(choices, list) and choices else None
+    if row.get("status") != 200 or not row.get("complete") or not isinstance(message, dict):
+        return None
+    return message if message.get("content") or message.get("tool_calls") else None
+
+
+def _plain(message: Mapping[str, Any]) -> Line:
+    return {key: message.get(key) for key in _OF_A_MESSAGE if message.get(key) is not None or key == "content"}
+
+
+def _as_sharegpt(row: Mapping[str, Any], messages: list[Line], tools: object) -> Line | str:
+    turns: list[Line] = []
+    for message in messages:
+        who = _FROM.get(str(message.get("role")))
+        text = _text(message.get("content"))
+        if who is None or text is None:
+            return "a message that is no text"
+        if text or not message.get("tool_calls"):
+            turns.append({"from": who, "value": text})
+        turns += [{"from": "function_call", "value": _call(one)} for one in message.get("tool_calls") or ()]
+    line: Line = {"id": row.get("request_id"), "conversations": turns}
+    return {**line, "tools": json.dumps(tools, ensure_ascii=False)} if tools else line
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    function = call.get("function") or {}
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except ValueError:
+        arguments = function.get("arguments")
+    return json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
+
+
+def _text(content: object) -> str | None:
+    """The text of a message, whether it stands alone or in parts; None where a part is something else."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts]
+    return "".join(text for text in texts if text) if texts and all(isinstance(text, str) for text in texts) else None
