@@ -15,7 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
-from gaiad.consent import CONFIG, Action, GrantEvent, Purpose, Standing, decide, fold, follow_settings, next_change
+from gaiad.consent import (
+    CONFIG,
+    Action,
+    GrantEvent,
+    Purpose,
+    Standing,
+    decide,
+    fold,
+    follow_settings,
+    next_change,
+    still_holds,
+    was_granted,
+)
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -75,6 +87,18 @@ class Grants:
         standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
+
+    def still_usable(self, purpose: Purpose, user: str, conversation: str | None, began: float) -> bool:
+        """Whether what was kept for `purpose` of a request that came at `began` may be used for it now.
+
+        What a grant let be kept is usable while one holds; only what a header did, for as long as headers may grant.
+        """
+        if not self._loaded:
+            return False
+        person = self._people.get(user)
+        history = () if person is None else person.history
+        by_header = not was_granted(purpose, history, at=began, conversation=conversation)
+        return still_holds(purpose, self._standing(user, conversation), self._header_may_grant and by_header)
 
     async def append(
         self,
