@@ -189,7 +189,7 @@ class Conversations:
     def _may_be_used(self, row: sa.RowMapping, purpose: Purpose) -> bool:
         if purpose.value not in row["purposes"].split(","):
             return False
-        return self.grants.may_be_used(purpose, row["user"], row["conversation"], row["started"])
+        return self.grants.still_usable(purpose, row["user"], row["conversation"], row["started"])
 
     async def held(self, after: Place | None, limit: int) -> tuple[list[Held], Place | None]:
         """The next exchanges with content, newest first, and where the ones before them begin; None at the end."""

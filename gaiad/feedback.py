@@ -14,8 +14,8 @@ from typing import TypedDict
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import grants, tables
-from gaiad.consent import Purpose, fold, still_holds, was_granted
+from gaiad import tables
+from gaiad.consent import Purpose
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -31,7 +31,7 @@ class CorrectedRow(TypedDict):
     """An exchange with a correction, shaped like the learner's `CorrectedExchange`.
 
     `reply` is what was corrected: the assistant's text, where the reply is a whole text and is not the correction.
-    `by_header` says that no grant but its own header lets it be learned from.
+    `began` is when the request came, which says what it was kept by.
     """
 
     exchange_id: str
@@ -42,7 +42,7 @@ class CorrectedRow(TypedDict):
     created_at: float
     conversation: str | None
     reply: str | None
-    by_header: bool
+    began: float
 
 
 class Feedback:
@@ -50,7 +50,6 @@ class Feedback:
 
     def __init__(self, db: Database, grants: Grants, scrubber: Scrubber) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self._grants = grants
         self._scrubber = scrubber
 
@@ -91,18 +90,13 @@ class Feedback:
         """
         async with self._db.read() as connection:
             rows = (await connection.execute(_newest_corrections(stages))).mappings().all()
-            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
-        now, found = self._grants.clock(), []
-        for row in rows:
-            history, messages = histories[row["user"]], _messages(row["request"])
-            if Purpose.TRAIN not in row["purposes"].split(",") or not messages:
-                continue
-            standing = fold(history, now=now, conversation=row["conversation"])
-            # What was kept by a grant ends with it, whatever headers may do.
-            by_header = not was_granted(Purpose.TRAIN, history, at=row["started"], conversation=row["conversation"])
-            if still_holds(Purpose.TRAIN, standing, self._header_may_grant and by_header):
-                found.append(_corrected_row(row, messages, by_header=by_header))
-        return found
+        return [
+            _corrected_row(row, messages)
+            for row in rows
+            if Purpose.TRAIN in row["purposes"].split(",")
+            and self._grants.still_usable(Purpose.TRAIN, row["user"], row["conversation"], row["started"])
+            and (messages := _messages(row["request"]))
+        ]
 
     def _not_open(self, found: sa.RowMapping | None) -> Refuse | None:
         if found is None:
@@ -190,7 +184,7 @@ def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]
     )
 
 
-def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]], *, by_header: bool) -> CorrectedRow:
+def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
     # Half a reply is no answer that somebody preferred another to.
     reply = answer_text(row["response"]) if row["complete"] and row["status"] == 200 else None
     return CorrectedRow(
@@ -202,7 +196,7 @@ def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]], *, by_he
         created_at=row["at"],
         conversation=row["conversation"],
         reply=reply if reply is not None and reply.strip() != row["correction"].strip() else None,
-        by_header=by_header,
+        began=row["started"],
     )
 
 

@@ -26,6 +26,7 @@ from gaiad.consent import (
     fold,
     follow_settings,
     next_change,
+    still_holds,
     was_granted,
 )
 from gaiad.curriculum import Json
@@ -96,16 +97,17 @@ class Grants:
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
 
-    def may_be_used(self, purpose: Purpose, user: str, conversation: str | None, started: float) -> bool:
-        """Whether what was kept of `user`, in an exchange that began at `started`, may be used for `purpose` now."""
-        header = None
-        if self._header_may_grant:
-            # What was kept by a grant ends with it; asked as with a header only where a header was the grant.
-            person = self._people.get(user)
-            said = person.said_in(conversation) if person is not None else ()
-            if not was_granted(purpose, said, at=started, conversation=conversation):
-                header = purpose.value
-        return purpose.value in self.purposes_for(user, header, conversation)
+    def still_usable(self, purpose: Purpose, user: str, conversation: str | None, began: float) -> bool:
+        """Whether what was kept for `purpose` of a request that came at `began` may be used for it now.
+
+        What a grant let be kept is usable while one holds; only what a header did, for as long as headers may grant.
+        """
+        if not self._loaded:
+            return False
+        person = self._people.get(user)
+        said = () if person is None else person.said_in(conversation)
+        by_header = not was_granted(purpose, said, at=began, conversation=conversation)
+        return still_holds(purpose, self._standing(user, conversation), self._header_may_grant and by_header)
 
     async def append(
         self,

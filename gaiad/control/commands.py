@@ -217,7 +217,7 @@ class DaemonCommands:
         if user is not None:
             started, purposes = cast("float", kept["started"]), map(Purpose, cast("list[str]", kept["purposes"]))
             then = await grants.standing_at(user, started, conversation)
-            usable = [one.value for one in purposes if grants.may_be_used(one, user, conversation, started)]
+            usable = [one.value for one in purposes if grants.still_usable(one, user, conversation, started)]
             now = {"granted": [*sorted(await grants.granted(user, conversation))], "usable_for": [*usable]}
         return explanation(kept, then, now, [row.to_json() for row in self._registry.versions()])
 

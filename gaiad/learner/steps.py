@@ -277,14 +277,9 @@ class Steps:
         """Raise DatasetError where somebody withdrew what it learns from; newer feedback alone withdraws nothing."""
         if attempt.order.kind is Kind.IMPORT:
             return
-        train, grants = Purpose.TRAIN.value, self._conversations.grants
-        # Asked as with a header for it only where a header was the grant: any other ends when it expires.
-        said = {
-            one.exchange_id: (one.user, train if one.by_header else None, one.conversation)
-            for one in attempt.corrections
-        }
-        holds = {asked: train in grants.purposes_for(*asked) for asked in {*said.values()}}
-        gone = sum(not holds[said[one]] for one in attempt.exchange_ids)
+        said = {one.exchange_id: (one.user, one.conversation, one.began) for one in attempt.corrections}
+        still_usable = self._conversations.grants.still_usable
+        gone = sum(not still_usable(Purpose.TRAIN, *said[one]) for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(
                 f"consent was withdrawn for {gone} of the exchanges it learned from",

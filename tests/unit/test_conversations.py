@@ -275,7 +275,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "created_at": 2.0,
             "conversation": "c1",
             "reply": SECRET,
-            "by_header": False,
+            "began": 2.0,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)

@@ -227,5 +227,5 @@ async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_he
     now[0] = 1030.0
     # The second began when no grant held any more: only a header can have been the one that it was kept by.
     assert await ids(store, "train", 5) == await ids(store, "log", 5) == ["r1"]
-    assert not store.grants.may_be_used(Purpose.TRAIN, "ana", None, 1005.0)
+    assert not store.grants.still_usable(Purpose.TRAIN, "ana", None, 1005.0)
     await database.close()

@@ -23,7 +23,7 @@ class CorrectedExchange:
     """One consented exchange whose user said what the answer should have been.
 
     `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected;
-    `by_header` says that no grant but its own header lets it be learned from.
+    `began` is when the request came, which says what it was kept by.
     """
 
     exchange_id: str
@@ -35,7 +35,7 @@ class CorrectedExchange:
     shaped_by: tuple[str, ...] = ()
     conversation: str | None = None
     reply: str | None = None
-    by_header: bool = False
+    began: float = 0.0
 
 
 def shaping_fields(request: object) -> tuple[str, ...]:
