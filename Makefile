@@ -9,10 +9,10 @@ MODEL := var/models/smollm2-135m-instruct
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help setup model demo run test check check-types check-units format bench proof-soak lock clean
+.PHONY: help setup model demo run test check check-types check-units format bench proof-canaries proof-soak lock clean
 
 help: ## this list
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: ## make or update .venv (CPU or GPU route, by looking; GAIAD_ROUTE=cpu|gpu overrides)
 	@if [ -z "$(PYTHON)" ]; then echo "set-up: no Python 3.11 or newer with venv was found; install one, or make PYTHON=PATH" >&2; exit 1; fi
@@ -52,6 +52,9 @@ bench: model ## every benchmark; each prints one table
 proof-%: model ## a long proof by name, with the assertions of its short twin in the tests
 	@if [ ! -f bench/proof_$*.py ]; then echo "proof: there is no proof '$*'; there are: $$(ls bench/proof_*.py 2>/dev/null | sed 's/.*proof_//; s/\.py//' | xargs) soak" >&2; exit 1; fi
 	@$(PY) -m bench.proof_$*
+
+proof-canaries: setup ## 100,000 requests of people with and without consent: each text only where it was agreed to
+	@$(PY) -m bench.proof_canaries
 
 proof-soak: setup ## 200,000 requests through the proxy, some broken off: nothing may be left behind (needs a C compiler)
 	@$(PY) -m bench.proxy_soak

@@ -65,9 +65,11 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
     """
     granted: frozenset[Purpose] = frozenset()
     revoked: frozenset[Purpose] = frozenset()
+    # What the settings grant, besides: they take back no more than that, and nobody has said no then.
+    by_settings: frozenset[Purpose] = frozenset()
     # What was said no to for this conversation alone: only a yes for this conversation alone undoes it.
     closed: frozenset[Purpose] = frozenset()
-    for event in sorted((one for one in events if _counts(one, now, conversation)), key=_order):
+    for event in sorted((one for one in events if _counts(one, now, conversation)), key=by_time):
         match event.action:
             case Action.GRANT:
                 # 1. Saying yes to a purpose says yes to what it includes, but grants that for this purpose only.
@@ -76,41 +78,43 @@ def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None =
                     closed -= said_yes_to
                 elif event.purpose in closed:
                     continue
-                granted |= {event.purpose}
+                if event.source == CONFIG:
+                    by_settings |= {event.purpose}
+                else:
+                    granted |= {event.purpose}
                 revoked -= said_yes_to
+            case Action.REVOKE if event.source == CONFIG:
+                # 2. The settings no longer say yes.
+                by_settings -= {event.purpose}
             case Action.REVOKE:
-                # 2. Saying no to `log` says no to all that needs it.
+                # 3. Saying no to `log` says no to all that needs it.
                 gone = frozenset(Purpose) if event.purpose is Purpose.LOG else frozenset({event.purpose})
-                granted -= gone
+                granted, by_settings = granted - gone, by_settings - gone
                 revoked |= gone
                 if event.conversation is not None:
                     closed |= gone
-    return Standing(granted, revoked)
+    return Standing(granted | by_settings, revoked)
 
 
 def follow_settings(wanted: Iterable[Purpose], events: Iterable[GrantEvent], *, now: float) -> dict[Purpose, Action]:
     """What is to be appended so that one user's history says what the settings say: they grant `wanted`, and no more.
 
-    Settings undo nobody's revocation but their own, and take back no grant but their own.
+    Settings undo nobody's revocation, and take back no grant but their own.
     """
     about_all = [event for event in events if event.conversation is None]
+    revoked = fold(about_all, now=now).revoked
+    lasting = fold((one for one in about_all if one.expires_at is None), now=now).granted
+    theirs = fold((one for one in about_all if one.source == CONFIG or one.action is Action.REVOKE), now=now).granted
     wanted = frozenset(wanted)
     news: dict[Purpose, Action] = {}
     for purpose in Purpose:
-        last = max((one for one in about_all if _tells_of(one, purpose)), key=_order, default=None)
-        theirs = last is not None and last.source == CONFIG
-        if purpose in wanted:
-            holds = last is not None and last.action is Action.GRANT and _counts(last, now, None)
-            if not holds and (last is None or last.action is Action.GRANT or theirs):
-                news[purpose] = Action.GRANT
-        elif last is not None and last.action is Action.GRANT and theirs:
+        # 1. Granted by nobody for good, and by nobody revoked.
+        if purpose in wanted - lasting - revoked:
+            news[purpose] = Action.GRANT
+        # 2. Theirs still, whoever else granted it since.
+        elif purpose in theirs - wanted:
             news[purpose] = Action.REVOKE
     return news
-
-
-def _tells_of(event: GrantEvent, purpose: Purpose) -> bool:
-    ends_all = event.purpose is Purpose.LOG and event.action is Action.REVOKE
-    return ends_all or event.purpose is purpose
 
 
 def next_change(events: Iterable[GrantEvent], *, now: float) -> float:
@@ -126,7 +130,7 @@ def _counts(event: GrantEvent, now: float, conversation: str | None) -> bool:
     return event.action is Action.REVOKE or event.expires_at is None or now < event.expires_at
 
 
-def _order(event: GrantEvent) -> tuple[float, bool, bool]:
+def by_time(event: GrantEvent) -> tuple[float, bool, bool]:
     """By time. Of what happened at once a revocation is the last word, and before it what is about one conversation."""
     return event.at, event.action is Action.REVOKE, event.conversation is not None
 
@@ -160,9 +164,16 @@ def decide(
 def still_holds(purpose: Purpose, standing: Standing, header_may_grant: bool) -> bool:
     """Say whether an exchange that was kept for `purpose` may still be used for it.
 
-    What a header once granted holds until it is revoked, and only while headers may grant at all.
+    What a header once granted holds until it is revoked, and only while headers may grant at all. For an exchange that
+    was not kept by its header, `header_may_grant` is to be False: see `was_granted`.
     """
     return purpose in decide(standing.granted, standing.revoked, purpose.value, header_may_grant)
+
+
+def was_granted(purpose: Purpose, events: Iterable[GrantEvent], *, at: float, conversation: str | None = None) -> bool:
+    """Say whether a grant held at `at`, so that what was kept then is kept by it, and only as long as one holds."""
+    before = (event for event in events if event.at <= at)
+    return purpose in with_included(fold(before, now=at, conversation=conversation).granted)
 
 
 def parse_header(text: str) -> frozenset[Purpose] | None:

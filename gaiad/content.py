@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gaiad.exchange import ExchangeRecord, scope_of, storable
 from gaiad.redact import Scrubber
-from gaiad.signals import Signal, of_reply, question_of
+from gaiad.signals import Signal, of_reply, question_of, timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,9 @@ def content_of(record: ExchangeRecord, scrubber: Scrubber) -> Content:
     scope = scope_of(record.user, record.conversation, record.request_id)
     request, response = scrubber.scrub(record.request, scope), scrubber.scrub(record.response, scope)
     counts = request.counts + response.counts
-    # What nobody waits for is asked again and again by itself.
-    question = question_of(request.value, scope_of(record.user, record.conversation, "")) if record.is_user else None
+    # What nobody waits for is asked again and again by itself, and stages may ask the same for ends of their own.
+    asked_in = json.dumps([scope_of(record.user, record.conversation, ""), record.stage])
+    question = question_of(request.value, asked_in) if record.is_user else None
     said = _dumped(request.value), _dumped(response.value)
     row: dict[str, object] = {
         "request_id": record.request_id,
@@ -39,7 +40,7 @@ def content_of(record: ExchangeRecord, scrubber: Scrubber) -> Content:
         "size": sum(len(text) for text in said if text),
         "consent": record.consent_header,
         "scrubbed": json.dumps(counts, sort_keys=True) if counts else None,
-        "question": question,
+        "question": timed(question, record.started) if question else None,
         "sampling": _dumped(record.sampling) if record.sampling else None,
         "engine": record.engine or None,
         "template": record.template or None,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import TypeAlias
+from itertools import accumulate, chain
+from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -28,16 +28,29 @@ from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
 from gaiad.redact_file import load_scrubber
 from gaiad.retention import Held
-from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, Signal, regenerated
+from gaiad.signals import Asked, Signal, lately, regenerated
 from gaiad.user import user_name
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
+_PAGE_BYTES = 1024 * 1024
+_DELETED_AT_ONCE = 5000
 _Row: TypeAlias = tuple[object, ...]
 Place: TypeAlias = tuple[float, str]
 """After which exchange the next ones come: its time and its request id."""
+
+
+def _length(text: sa.Column[Any]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.length(text), 0)
+
+
+# Rows of a time when it was not written down have to be measured.
+_SIZE = sa.func.coalesce(
+    tables.exchange_contents.c.size,
+    _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+)
 
 
 def _insert_metadata(rows: int) -> str:
@@ -119,16 +132,17 @@ class Conversations:
             row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
                 return None
-            feedback = await said_of(connection, request_id)
-            signals = await _signals(connection, [request_id])
-        return _whole(row, feedback, signals)
+            said, signals = await said_of(connection, [request_id]), await _signals(connection, [request_id])
+        return _whole(row, said, signals)
 
     async def exchanges(self, limit: int, user: str | None = None) -> list[dict[str, Json]]:
         """The newest exchanges, newest first, of one user only where named.
 
         Without their content: `feedback` is the newest verdict, with `correction` only saying whether there is one.
         """
-        query = _joined().order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
+        contents = tables.exchange_contents.c
+        query = _with(contents.user, contents.conversation, contents.purposes)
+        query = query.order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
         if user is not None:
             query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
@@ -145,37 +159,42 @@ class Conversations:
     ) -> tuple[list[dict[str, Json]], Place | None]:
         """All of the next exchanges that may be used for `purpose` now, oldest first, and where the next ones begin.
 
-        Looks at `limit` rows at most, so there may be fewer, or none, before the end, where that place is None.
+        Looks at `limit` rows at most, and at fewer where they are large, so there may be fewer, or none, before the
+        end, where that place is None.
         """
         exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
-        query = _joined().where(contents.purposes.contains(purpose.value, autoescape=True))
+        named = (exchanges.request_id, exchanges.at, exchanges.started, contents.user, contents.conversation)
+        query = sa.select(*named, contents.purposes, _SIZE.label("size"))
+        query = query.join(tables.exchange_contents, contents.request_id == exchanges.request_id)
+        query = query.where(contents.purposes.contains(purpose.value, autoescape=True))
         if after is not None:
             query = query.where(sa.tuple_(exchanges.at, exchanges.request_id) > sa.tuple_(*map(sa.literal, after)))
         if user is not None:
-            query = query.where(contents.user == (user_name(user) or ""))
+            # Not by the index of users: each page would sort all that is left of one, and here all are gone through.
+            query = query.where(sa.func.coalesce(contents.user, "") == (user_name(user) or ""))
         if stage is not None:
             query = query.where(exchanges.stage == stage)
         async with self._db.read() as connection:
+            # Bodies are read once it is known which: sorting what may be all of a user's would move every one of them.
             ordered = query.order_by(exchanges.at, exchanges.request_id).limit(limit)
-            rows = (await connection.execute(ordered)).mappings().all()
-            usable = [row for row in rows if self._may_be_used(row, purpose)]
-            said = {row["request_id"]: await said_of(connection, row["request_id"]) for row in usable}
-            signals = await _signals(connection, [*said])
-        end = (rows[-1]["at"], rows[-1]["request_id"]) if len(rows) == limit else None
-        return [_whole(row, said[row["request_id"]], signals) for row in usable], end
+            found = (await connection.execute(ordered)).mappings().all()
+            page = _one_page(found)
+            ids = [row["request_id"] for row in page if self._may_be_used(row, purpose)]
+            whole = _joined().where(exchanges.request_id.in_(ids)).order_by(exchanges.at, exchanges.request_id)
+            rows = (await connection.execute(whole)).mappings().all() if ids else []
+            said, signals = await said_of(connection, ids), await _signals(connection, ids)
+        end = (page[-1]["at"], page[-1]["request_id"]) if len(page) == limit or len(page) < len(found) else None
+        return [_whole(row, said, signals) for row in rows], end
 
     def _may_be_used(self, row: sa.RowMapping, purpose: Purpose) -> bool:
         if purpose.value not in row["purposes"].split(","):
             return False
-        # Asked as with a header for it, since a header may have been the grant.
-        return purpose.value in self.grants.purposes_for(row["user"], purpose.value, row["conversation"])
+        return self.grants.still_usable(purpose, row["user"], row["conversation"], row["started"])
 
     async def held(self, after: Place | None, limit: int) -> tuple[list[Held], Place | None]:
         """The next exchanges with content, newest first, and where the ones before them begin; None at the end."""
         exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
-        text = (sa.func.coalesce(sa.func.length(part), 0) for part in (contents.request, contents.response))
-        size = sa.func.coalesce(contents.size, next(text) + next(text))
-        query = sa.select(exchanges.request_id, exchanges.at, contents.purposes, size.label("size"))
+        query = sa.select(exchanges.request_id, exchanges.at, contents.purposes, _SIZE.label("size"))
         query = query.join(tables.exchange_contents, contents.request_id == exchanges.request_id)
         if after is not None:
             query = query.where(sa.tuple_(exchanges.at, exchanges.request_id) < sa.tuple_(*map(sa.literal, after)))
@@ -212,13 +231,17 @@ class Conversations:
         return frozenset(found)
 
     async def delete_old_metadata(self, before: float) -> int:
-        """Delete content-free rows older than `before`; say how many."""
-        kept = sa.select(tables.exchange_contents.c.request_id)
-        query = sa.delete(tables.exchanges).where(
-            tables.exchanges.c.at < before, tables.exchanges.c.request_id.not_in(kept)
-        )
-        async with self._db.write() as connection:
-            return (await connection.execute(query)).rowcount
+        """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
+        exchanges, contents = tables.exchanges, tables.exchange_contents
+        old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
+        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(_DELETED_AT_ONCE)
+        query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
+        while True:
+            async with self._db.write() as connection:
+                gone = (await connection.execute(query)).rowcount
+            count += gone
+            if gone < _DELETED_AT_ONCE:
+                return count
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
@@ -274,7 +297,9 @@ async def _write_contents(
         for one in records
         for what in contents[one.request_id].signals
     ]
-    signals += await _asked_again(connection, {str(row["question"]) for row in rows if row["question"]}, records)
+    asked = zip(records, rows, strict=True)
+    questions = {(_untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
+    signals += await _asked_again(connection, questions, max(one.at for one in records))
     if signals:
         await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
@@ -288,21 +313,24 @@ async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[st
 
 
 async def _asked_again(
-    connection: AsyncConnection, questions: set[str], records: Sequence[ExchangeRecord]
+    connection: AsyncConnection, questions: Iterable[tuple[str, float]], now: float
 ) -> list[dict[str, object]]:
-    """The replies after which the same question came again, with this batch."""
+    """The replies after which one of these questions came again; each is named with the time that it came at."""
     exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
-    since = min(record.started for record in records) - ASKED_AGAIN_WITHIN_S
     found: list[Asked] = []
-    for some in tables.in_parts(sorted(questions)):
+    for some in tables.in_parts(sorted({one for question, at in questions for one in lately(question, at)})):
         query = (
-            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.outcome)
+            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.at, exchanges.outcome)
             .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
-            .where(contents.question.in_(some), exchanges.started >= since)
+            .where(contents.question.in_(some))
         )
-        found += [Asked(*row) for row in (await connection.execute(query)).all()]
-    now = max(record.at for record in records)
+        for row in (await connection.execute(query)).all():
+            found.append(Asked(row.request_id, _untimed(row.question), row.started, row.at, row.outcome))
     return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
+
+
+def _untimed(question: str) -> str:
+    return question.partition("-")[0]
 
 
 async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[Json]]:
@@ -314,11 +342,20 @@ async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> d
     return found
 
 
-def _joined() -> sa.Select[*tuple[object, ...]]:
+def _with(*columns: sa.Column[Any]) -> sa.Select[*tuple[object, ...]]:
     contents = tables.exchange_contents
-    return sa.select(
-        tables.exchanges, *(column for column in contents.columns if column.name != "request_id")
-    ).select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
+    joined = tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id)
+    return sa.select(tables.exchanges, *columns).select_from(joined)
+
+
+def _joined() -> sa.Select[*tuple[object, ...]]:
+    return _with(*(column for column in tables.exchange_contents.columns if column.name != "request_id"))
+
+
+def _one_page(rows: Sequence[sa.RowMapping]) -> Sequence[sa.RowMapping]:
+    """As many of the first rows as may be put into one answer without standing in the way of replies; one at least."""
+    sizes = accumulate(row["size"] for row in rows)
+    return rows[: max(1, sum(size <= _PAGE_BYTES for size in sizes))]
 
 
 def _purposes(text: str) -> frozenset[Purpose]:
@@ -326,11 +363,11 @@ def _purposes(text: str) -> frozenset[Purpose]:
 
 
 def _whole(
-    row: sa.RowMapping, feedback: Sequence[dict[str, Json]], signals: Mapping[str, list[Json]]
+    row: sa.RowMapping, said: Mapping[str, Sequence[dict[str, Json]]], signals: Mapping[str, list[Json]]
 ) -> dict[str, Json]:
     """All of an exchange."""
     found = _summary(row)
-    found["signals"], found["feedback"] = signals.get(row["request_id"], []), [*feedback]
+    found["signals"], found["feedback"] = signals.get(row["request_id"], []), [*said.get(row["request_id"], ())]
     for name in ("request", "response", "sampling"):
         found[name] = json.loads(row[name]) if row[name] else None
     found["scrubbed"] = json.loads(row["scrubbed"]) if row["scrubbed"] else {}

@@ -158,7 +158,12 @@ class _Daemon:
             log.error("settings_not_followed", error=error.message, hint=error.hint)
             return
         if in_vain:
-            hint = "somebody revoked it since: see gaiadctl consent history USER"
+            lost = self.database.grants_lost
+            hint = (
+                "see Damaged store in docs/operations.md"
+                if lost
+                else "revoked since: see gaiadctl consent history USER"
+            )
             log.warning("settings_grant_in_vain", count=len(in_vain), hint=hint)
 
     def _build(self, curricula: list[Curriculum]) -> None:

@@ -14,8 +14,8 @@ from typing import TypedDict
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gaiad import grants, tables
-from gaiad.consent import Purpose, fold, still_holds
+from gaiad import tables
+from gaiad.consent import Purpose
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -31,6 +31,7 @@ class CorrectedRow(TypedDict):
     """An exchange with a correction, shaped like the learner's `CorrectedExchange`.
 
     `reply` is what was corrected: the assistant's text, where the reply is a whole text and is not the correction.
+    `began` is when the request came, which says what it was kept by.
     """
 
     exchange_id: str
@@ -41,6 +42,7 @@ class CorrectedRow(TypedDict):
     created_at: float
     conversation: str | None
     reply: str | None
+    began: float
 
 
 class Feedback:
@@ -48,7 +50,6 @@ class Feedback:
 
     def __init__(self, db: Database, grants: Grants, scrubber: Scrubber) -> None:
         self._db = db
-        self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
         self._grants = grants
         self._scrubber = scrubber
 
@@ -89,17 +90,11 @@ class Feedback:
         """
         async with self._db.read() as connection:
             rows = (await connection.execute(_newest_corrections(stages))).mappings().all()
-            histories = {user: await grants.events(connection, user) for user in {row["user"] for row in rows}}
-        now = self._grants.clock()
         return [
             _corrected_row(row, messages)
             for row in rows
             if Purpose.TRAIN in row["purposes"].split(",")
-            and still_holds(
-                Purpose.TRAIN,
-                fold(histories[row["user"]], now=now, conversation=row["conversation"]),
-                self._header_may_grant,
-            )
+            and self._grants.still_usable(Purpose.TRAIN, row["user"], row["conversation"], row["started"])
             and (messages := _messages(row["request"]))
         ]
 
@@ -129,12 +124,15 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
     return (await connection.execute(query)).mappings().one_or_none()
 
 
-async def said_of(connection: AsyncConnection, request_id: str) -> list[dict[str, Json]]:
-    """All the feedback on one exchange, oldest first."""
+async def said_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[dict[str, Json]]]:
+    """All the feedback on each of these exchanges, oldest first."""
     said = tables.feedback.c
-    query = sa.select(said.verdict, said.correction, said.score, said.note, said.at)
-    rows = await connection.execute(query.where(said.request_id == request_id).order_by(said.id))
-    return [dict(row) for row in rows.mappings()]
+    query = sa.select(said.request_id, said.verdict, said.correction, said.score, said.note, said.at)
+    rows = await connection.execute(query.where(said.request_id.in_(request_ids)).order_by(said.id))
+    found: dict[str, list[dict[str, Json]]] = {}
+    for row in rows.mappings():
+        found.setdefault(row["request_id"], []).append({name: row[name] for name in row if name != "request_id"})
+    return found
 
 
 async def newest_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, dict[str, Json]]:
@@ -173,10 +171,11 @@ def _is_text(text: str, max_chars: int) -> bool:
 def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]:
     exchanges, contents, said = tables.exchanges.c, tables.exchange_contents.c, tables.feedback.c
     newest = sa.select(sa.func.max(said.id)).group_by(said.request_id)
-    of_exchange = (exchanges.request_id, exchanges.at, exchanges.stage, exchanges.status, exchanges.complete)
+    when = (exchanges.at, exchanges.started)
+    of_exchange = (exchanges.request_id, exchanges.stage, exchanges.status, exchanges.complete)
     of_content = (contents.user, contents.conversation, contents.purposes, contents.request, contents.response)
     return (
-        sa.select(*of_exchange, *of_content, said.correction)
+        sa.select(*of_exchange, *when, *of_content, said.correction)
         .select_from(tables.exchanges)
         .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
         .join(tables.feedback, said.request_id == exchanges.request_id)
@@ -197,6 +196,7 @@ def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> Corre
         created_at=row["at"],
         conversation=row["conversation"],
         reply=reply if reply is not None and reply.strip() != row["correction"].strip() else None,
+        began=row["started"],
     )
 
 

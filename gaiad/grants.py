@@ -15,7 +15,20 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
-from gaiad.consent import CONFIG, Action, GrantEvent, Purpose, Standing, decide, fold, follow_settings, next_change
+from gaiad.consent import (
+    CONFIG,
+    Action,
+    GrantEvent,
+    Purpose,
+    Standing,
+    by_time,
+    decide,
+    fold,
+    follow_settings,
+    next_change,
+    still_holds,
+    was_granted,
+)
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -29,18 +42,26 @@ class _Person:
 
     def __init__(self, history: Sequence[GrantEvent]) -> None:
         self.history = tuple(history)
-        self._conversations = {event.conversation for event in history}
+        self._by_scope: dict[str | None, list[GrantEvent]] = {None: []}
+        for event in history:
+            self._by_scope.setdefault(event.conversation, []).append(event)
         self._standings: dict[str | None, tuple[float, Standing]] = {}
 
     def standing(self, conversation: str | None, now: float) -> Standing:
         # All conversations that nothing was said about are one.
-        scope = conversation if conversation in self._conversations else None
+        scope = conversation if conversation in self._by_scope else None
         until, standing = self._standings.get(scope, (-math.inf, _NOTHING_SAID))
         if now < until:
             return standing
-        standing = fold(self.history, now=now, conversation=scope)
-        self._standings[scope] = next_change(self.history, now=now), standing
+        said = self.said_in(scope)
+        standing = fold(said, now=now, conversation=scope)
+        self._standings[scope] = next_change(said, now=now), standing
         return standing
+
+    def said_in(self, conversation: str | None) -> list[GrantEvent]:
+        """What was said for a conversation and for all: there may be thousands of others."""
+        here = self._by_scope.get(conversation, []) if conversation is not None else []
+        return self._by_scope[None] + here
 
 
 class Grants:
@@ -75,6 +96,18 @@ class Grants:
         standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
         return frozenset(purpose.value for purpose in purposes)
+
+    def still_usable(self, purpose: Purpose, user: str, conversation: str | None, began: float) -> bool:
+        """Whether what was kept for `purpose` of a request that came at `began` may be used for it now.
+
+        What a grant let be kept is usable while one holds; only what a header did, for as long as headers may grant.
+        """
+        if not self._loaded:
+            return False
+        person = self._people.get(user)
+        said = () if person is None else person.said_in(conversation)
+        by_header = not was_granted(purpose, said, at=began, conversation=conversation)
+        return still_holds(purpose, self._standing(user, conversation), self._header_may_grant and by_header)
 
     async def append(
         self,
@@ -113,14 +146,18 @@ class Grants:
         for user, purpose in self._db.config.consent.granted():
             wanted.setdefault(user_name(user) or user, set()).add(Purpose(purpose))
         histories = {user: person.history for user, person in self._people.items()}
-        in_vain: list[tuple[str, Purpose]] = []
         for user in sorted({*wanted, *histories}):
             news = follow_settings(wanted.get(user, ()), histories.get(user, ()), now=at)
             for purpose, action in news.items():
-                await self.append(user, purpose, action, CONFIG, at)
-            granted = await self.granted(user)
-            in_vain += [(user, purpose) for purpose in sorted(wanted.get(user, ())) if purpose.value not in granted]
-        return in_vain
+                # A revocation may be among what was lost.
+                if action is Action.REVOKE or not self._db.grants_lost:
+                    await self.append(user, purpose, action, CONFIG, at)
+        return [
+            (user, purpose)
+            for user in sorted(wanted)
+            for purpose in sorted(wanted[user])
+            if purpose.value not in self.purposes_for(user)
+        ]
 
     async def granted(self, user: str, conversation: str | None = None) -> frozenset[str]:
         """The purposes that `user` granted and did not revoke, without what a header may add."""
@@ -137,7 +174,7 @@ class Grants:
         return {
             "granted": [*sorted(purpose.value for purpose in allowed)],
             "revoked": [*sorted(purpose.value for purpose in standing.revoked)],
-            "last": dataclasses.asdict(max(until, key=lambda one: one.at)) if until else None,
+            "last": dataclasses.asdict(max(until, key=by_time)) if until else None,
         }
 
     async def history(self, user: str) -> list[GrantEvent]:

@@ -64,9 +64,13 @@ class Housekeeper:
         """
         now = self._clock()
         less, gone = await self._let_go(Retention(bounds_of(self._config.store), now))
-        datasets = [] if self._is_learning() else await self._stale_datasets()
-        await asyncio.to_thread(dataset_files.remove, datasets)
+        # Before the datasets: one that cannot be removed must not keep these.
         rows = await self._conversations.delete_old_metadata(now - self._config.store.metadata_days * _DAY_S)
+        datasets = [] if self._is_learning() else await self._stale_datasets()
+        if self._is_learning():
+            # One that began meanwhile may be writing the folder that was looked at half-written.
+            datasets = []
+        await asyncio.to_thread(dataset_files.remove, datasets)
         if less or gone or datasets:
             log.info("kept_long_enough", contents=gone, for_less=less, datasets=len(datasets), rows=rows)
 

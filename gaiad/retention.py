@@ -44,9 +44,9 @@ class Retention:
         # 1. What serves a purpose of its own is kept for that.
         own = frozenset(purpose for purpose in held.purposes - {Purpose.LOG} if self._has_room(purpose, held))
         if own:
-            return with_included(own)
+            return with_included(own) & held.purposes
         # 2. What no longer does may be looked at for as long as any other.
-        return frozenset({Purpose.LOG}) if self._has_room(Purpose.LOG, held) else frozenset()
+        return frozenset({Purpose.LOG} & held.purposes) if self._has_room(Purpose.LOG, held) else frozenset()
 
     def _has_room(self, purpose: Purpose, held: Held) -> bool:
         bound = self._bounds.get(purpose, Bound())

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
+from itertools import groupby
 from typing import Any
 
 from gaiad.exchange import Outcome
@@ -31,11 +32,12 @@ class Signal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One asking of a question; `question` is a digest, `at` wall-clock seconds."""
+    """One asking of a question; `question` is a digest; `at` and when its reply was over in wall-clock seconds."""
 
     request_id: str
     question: str
     at: float
+    over: float
     outcome: str | None
 
 
@@ -51,11 +53,18 @@ def of_reply(request: object, response: object, *, outcome: Outcome, streamed: b
 
 
 def regenerated(asked: Iterable[Asked]) -> Iterator[str]:
-    """The exchanges whose question was asked again soon after a whole reply: that reply was not what was wanted."""
+    """The exchanges whose question was asked again soon after a whole reply: that reply was not what was wanted.
+
+    What was asked meanwhile, as by one who takes several samples at once, did not wait for that reply.
+    """
     inner = sorted(asked, key=lambda one: (one.question, one.at, one.request_id))
-    for one, after in pairwise(inner):
-        if one.question == after.question and after.at - one.at <= ASKED_AGAIN_WITHIN_S and one.outcome == "whole":
-            yield one.request_id
+    for _, alike in groupby(inner, key=lambda one: one.question):
+        same = list(alike)
+        begun = [one.at for one in same]
+        for place, one in enumerate(same, 1):
+            after = bisect_left(begun, one.over, place)
+            if one.outcome == "whole" and after < len(same) and begun[after] - one.at <= ASKED_AGAIN_WITHIN_S:
+                yield one.request_id
 
 
 def question_of(request: object, scope: str) -> str | None:
@@ -66,6 +75,19 @@ def question_of(request: object, scope: str) -> str | None:
         return None
     text = json.dumps([scope, asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def timed(question: str, at: float) -> str:
+    """A question as it is written down: with the quarter of an hour in which it was asked.
+
+    So however often it is asked, it is looked for among a few of its askings.
+    """
+    return f"{question}-{int(at // ASKED_AGAIN_WITHIN_S):x}"
+
+
+def lately(question: str, at: float) -> tuple[str, str]:
+    """Under what it may have been written down where it was asked soon before `at`, too."""
+    return timed(question, at), timed(question, at - ASKED_AGAIN_WITHIN_S)
 
 
 def asks_for_json(request: object) -> bool:

@@ -126,7 +126,7 @@ def gaiad(folder: Path, upstream_port: int, core: int | None, *, consented: bool
     command = [sys.executable, "-m", "gaiad", "--config", str(config)]
     control = Client(folder / "control.sock")
     name = CONSENTED if consented else PLAIN
-    with _running(name, command, folder, core, lambda: _serving(control)) as pid:
+    with running(name, command, folder, core, lambda: serving(control)) as pid:
         if consented:
             for purpose in ("train", "evaluate"):
                 _grant(control, purpose)
@@ -134,7 +134,8 @@ def gaiad(folder: Path, upstream_port: int, core: int | None, *, consented: bool
         yield Target(name, port, pid, "auto", headers, control, folder / "state" / "gaiad.db")
 
 
-def _serving(control: Client) -> bool:
+def serving(control: Client) -> bool:
+    """Whether a daemon's engine is up."""
     with contextlib.suppress(GaiadError):
         gpu = control.get("status").get("gpu")
         return isinstance(gpu, dict) and gpu.get("phase") == "serving"
@@ -159,7 +160,7 @@ def nginx(folder: Path, upstream_port: int, core: int | None) -> Iterator[Target
     user = "user root;" if os.geteuid() == 0 else ""
     config.write_text(_NGINX.format(folder=folder, port=port, upstream=upstream_port, user=user))
     command = [program, "-p", str(folder), "-e", "stderr", "-c", str(config)]
-    with _running(NGINX, command, folder, core, lambda: _healthy(port)) as pid:
+    with running(NGINX, command, folder, core, lambda: _healthy(port)) as pid:
         yield Target(NGINX, port, pid)
 
 
@@ -172,7 +173,7 @@ def vllm_router(folder: Path, upstream_port: int, core: int | None) -> Iterator[
     command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
     command += ["--worker-urls", f"http://127.0.0.1:{upstream_port}", "--log-level", "error"]
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
-    with _running(VLLM_ROUTER, command, folder, core, lambda: _healthy(port)) as pid:
+    with running(VLLM_ROUTER, command, folder, core, lambda: _healthy(port)) as pid:
         yield Target(VLLM_ROUTER, port, pid)
 
 
@@ -222,12 +223,14 @@ def _healthy(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _running(
-    name: str, command: Sequence[str], folder: Path, core: int | None, ready: Callable[[], bool]
+def running(
+    name: str, command: Sequence[str], folder: Path, core: int | None, ready: Callable[[], bool], **environment: str
 ) -> Iterator[int]:
+    """A program until the block ends, from when it is ready; all it writes goes to `folder/log`."""
+    variables = {**os.environ, **environment}
     log = folder / "log"
     with log.open("wb") as out, on_core(core):
-        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=variables)
     try:
         deadline = time.monotonic() + _START_S
         while not ready():

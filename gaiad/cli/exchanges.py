@@ -71,23 +71,31 @@ def _show(args: argparse.Namespace, context: Context) -> int:
 
 
 def _export(args: argparse.Namespace, context: Context) -> int:
-    if args.out is None:
-        told = _exported(args, context, context.terminal.out)
-    else:
-        try:
-            # What people said is for nobody else's eyes, and never written over something.
-            descriptor = os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            hint = "name a file that does not exist yet, in a folder that you may write to"
-            raise GaiadError(f"cannot write {args.out}: {error.strerror}", hint=hint) from error
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            told = _exported(args, context, file)
+    told = _exported(args, context, context.terminal.out) if args.out is None else _exported_to(args, context)
     left_out = "; ".join(f"{count} left out: {why}" for why, count in sorted(told["left_out"].items()))
     text = f"exported {told['exported']} exchanges" + (f" ({left_out})" if left_out else "")
     if args.out is not None:
         return context.terminal.show({"path": args.out, **told}, f"{text} to {args.out}; it holds what people said")
     print(text, file=context.terminal.err)
     return DONE
+
+
+def _exported_to(args: argparse.Namespace, context: Context) -> dict[str, Any]:
+    try:
+        # What people said is for nobody else's eyes, and never written over something.
+        descriptor = os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        hint = "name a file that does not exist yet, in a folder that you may write to"
+        raise GaiadError(f"cannot write {args.out}: {error.strerror}", hint=hint) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            return _exported(args, context, file)
+    except BaseException as error:
+        # Half of what was asked for is nobody's, and would be in the way of the next try.
+        os.unlink(args.out)
+        if isinstance(error, OSError):
+            raise GaiadError(f"cannot write {args.out}: {error.strerror}", hint="make room, and try again") from error
+        raise
 
 
 def _exported(args: argparse.Namespace, context: Context, out: TextIO) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def explained(answer: Mapping[str, Any], now: float) -> str:
             ("conversation", str(answer.get("conversation") or "")),
             ("stage", f"{answer.get('stage')}, because of: {answer.get('stage_reason')}"),
             ("served by", f"{answer.get('version') or 'the base'}, arm {answer.get('arm')}{_engine(answer)}"),
-            ("sampling", ", ".join(f"{name} {value:g}" for name, value in (answer.get("sampling") or {}).items())),
+            ("sampling", ", ".join(f"{name} {value}" for name, value in (answer.get("sampling") or {}).items())),
             ("reply", _reply(answer)),
             ("consent then", _consent_then(answer.get("consent_then"))),
             ("kept", _kept(answer)),
@@ -60,7 +60,8 @@ def _engine(answer: Mapping[str, Any]) -> str:
 
 
 def _reply(answer: Mapping[str, Any]) -> str:
-    valid = {True: "fits its stage's schema", False: "does not fit its stage's schema, is empty or was cut short"}
+    # Where a stage has no schema a reply only has to say something, and to the end.
+    valid = {True: "valid", False: "not valid: against its stage's schema, empty or cut short"}
     told = [
         f"status {answer.get('status')}",
         str(answer.get("outcome") or ("whole" if answer.get("complete") else "not whole")),

@@ -1,8 +1,9 @@
 """Kept exchanges as lines of a file, in the forms that other programs read.
 
 `jsonl` is everything as it is kept. `openai` is the fine-tuning form of chat completions, `sharegpt` the form with
-`from` and `value` that most trainers read (tool calls as LLaMA-Factory has them). Pure; what may be exported at all is
-decided where it is read.
+`from` and `value` that most trainers read, as LLaMA-Factory has it: calls that were made together are one turn, and so
+are their results; whoever asks and whoever answers take turns. Pure; what may be exported at all is decided where it is
+read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ Line: TypeAlias = dict[str, Any]
 
 FORMATS = ("jsonl", "sharegpt", "openai")
 _FROM = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+_ASKING, _ANSWERING = ("human", "observation"), ("gpt", "function_call")
+_NEXT_RESULT = "\n</tool_response>\n<tool_response>\n"
 _OF_A_MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 
 
@@ -38,6 +41,9 @@ def _conversation(row: Mapping[str, Any]) -> tuple[list[Line], object] | str:
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
         return "no chat"
     assert isinstance(request, Mapping)
+    # Anthropic's form, whose messages are not all that was said.
+    if "system" in request or (isinstance(row.get("response"), Mapping) and row["response"].get("type") == "message"):
+        return "no chat"
     judged = (row.get("feedback") or [{}])[-1]
     if judged.get("correction"):
         answer: Line = {"role": "assistant", "content": judged["correction"]}
@@ -47,6 +53,8 @@ def _conversation(row: Mapping[str, Any]) -> tuple[list[Line], object] | str:
         told = _reply(row)
         if told is None:
             return "no whole reply"
+        if row.get("finish_reason") == "length":
+            return "cut off at its length"
         answer = told
     return [*(_plain(one) for one in messages), _plain(answer)], request.get("tools")
 
@@ -61,30 +69,53 @@ def _reply(row: Mapping[str, Any]) -> Line | None:
 
 
 def _plain(message: Mapping[str, Any]) -> Line:
-    return {key: message.get(key) for key in _OF_A_MESSAGE if message.get(key) is not None or key == "content"}
+    # An engine may tell of no calls in an empty list, which trainers refuse.
+    return {key: message.get(key) for key in _OF_A_MESSAGE if message.get(key) not in (None, []) or key == "content"}
 
 
 def _as_sharegpt(row: Mapping[str, Any], messages: list[Line], tools: object) -> Line | str:
     turns: list[Line] = []
     for message in messages:
-        who = _FROM.get(str(message.get("role")))
-        text = _text(message.get("content"))
-        if who is None or text is None:
-            return "a message that is no text"
-        if text or not message.get("tool_calls"):
-            turns.append({"from": who, "value": text})
-        turns += [{"from": "function_call", "value": _call(one)} for one in message.get("tool_calls") or ()]
+        turn = _turn(message)
+        if isinstance(turn, str):
+            return turn
+        if turn["from"] == "observation" and turns and turns[-1]["from"] == "observation":
+            turns[-1]["value"] += _NEXT_RESULT + turn["value"]
+        else:
+            turns.append(turn)
+    if not _take_turns([str(turn["from"]) for turn in turns]):
+        return "turns that do not alternate"
     line: Line = {"id": row.get("request_id"), "conversations": turns}
     return {**line, "tools": json.dumps(tools, ensure_ascii=False)} if tools else line
 
 
-def _call(call: Mapping[str, Any]) -> str:
+def _turn(message: Mapping[str, Any]) -> Line | str:
+    who, text = _FROM.get(str(message.get("role"))), _text(message.get("content"))
+    if who is None or text is None:
+        return "a message that is no text"
+    calls = [_call(one) for one in message.get("tool_calls") or ()]
+    if not calls:
+        return {"from": who, "value": text}
+    if text:
+        return "a message with both text and calls"
+    return {"from": "function_call", "value": json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)}
+
+
+def _take_turns(names: list[str]) -> bool:
+    """Whether, after a first system message, one asks and one answers, and the last word is an answer."""
+    inner = names[1:] if names[:1] == ["system"] else names
+    return len(inner) % 2 == 0 and all(
+        name in (_ANSWERING if place % 2 else _ASKING) for place, name in enumerate(inner)
+    )
+
+
+def _call(call: Mapping[str, Any]) -> Line:
     function = call.get("function") or {}
     try:
         arguments = json.loads(function.get("arguments") or "{}")
     except ValueError:
         arguments = function.get("arguments")
-    return json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
+    return {"name": function.get("name"), "arguments": arguments}
 
 
 def _text(content: object) -> str | None:

@@ -7,6 +7,7 @@ rewrites in place.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TextIO
 
 from gaiad.errors import GaiadError, Refuse
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 DONE, FAILED, USAGE, REFUSED, NO_DAEMON, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -48,8 +50,12 @@ class Terminal:
 
 
 def _printable(text: str, out: TextIO) -> str:
-    """The text with what `out` cannot write (halves of characters, a small character set) in escapes."""
+    """The text with what `out` cannot write (halves of characters, a small character set) in escapes.
+
+    So is what would move the cursor or speak to the terminal: much of what is shown was said by strangers.
+    """
     encoding = out.encoding or "utf-8"
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

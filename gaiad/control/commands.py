@@ -215,10 +215,9 @@ class DaemonCommands:
         then: dict[str, Json] | None = None
         now: dict[str, Json] | None = None
         if user is not None:
-            then = await grants.standing_at(user, cast("float", kept["started"]), conversation)
-            purposes = cast("list[str]", kept["purposes"])
-            # Asked as with a header for each, since a header may have been the grant.
-            usable = [one for one in purposes if one in grants.purposes_for(user, one, conversation)]
+            started, purposes = cast("float", kept["started"]), map(Purpose, cast("list[str]", kept["purposes"]))
+            then = await grants.standing_at(user, started, conversation)
+            usable = [one.value for one in purposes if grants.still_usable(one, user, conversation, started)]
             now = {"granted": [*sorted(await grants.granted(user, conversation))], "usable_for": [*usable]}
         return explanation(kept, then, now, [row.to_json() for row in self._registry.versions()])
 

@@ -6,7 +6,8 @@ versions an exchange belongs to, by their lineage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from gaiad.curriculum import Json
 
@@ -14,7 +15,6 @@ _AS_KEPT = (
     *("request_id", "at", "started", "status", "outcome", "complete", "streamed", "finish_reason", "valid"),
     *("prompt_tokens", "completion_tokens", "first_byte_ms", "total_ms", "stage", "stage_reason", "version", "arm"),
     *("decision", "user", "conversation", "purposes", "sampling", "engine", "template", "scrubbed", "signals"),
-    "feedback",
 )
 
 
@@ -27,6 +27,9 @@ def explanation(
     """Join one exchange as the store has it with its user's consent `then` and `now`, and all versions there are."""
     request_id, newest_first = kept["request_id"], sorted(versions, key=_created, reverse=True)
     told: dict[str, object] = {name: kept[name] for name in _AS_KEPT}
+    judged = cast("Sequence[Mapping[str, Json]]", kept["feedback"])
+    # A right answer is as much content as the wrong one.
+    told["feedback"] = [{**one, "correction": one["correction"] is not None} for one in judged]
     told["kept"] = [name for name in ("request", "response") if kept.get(name) is not None]
     told["consent_then"] = None if then is None else {**then, "header": kept["consent"]}
     told["consent_now"] = now

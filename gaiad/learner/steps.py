@@ -277,11 +277,9 @@ class Steps:
         """Raise DatasetError where somebody withdrew what it learns from; newer feedback alone withdraws nothing."""
         if attempt.order.kind is Kind.IMPORT:
             return
-        said = {one.exchange_id: (one.user, one.conversation) for one in attempt.corrections}
-        train, grants = Purpose.TRAIN.value, self._conversations.grants
-        # Asked as with a header for it, since a header may have been the grant.
-        holds = {where: train in grants.purposes_for(where[0], train, where[1]) for where in {*said.values()}}
-        gone = sum(not holds[said[one]] for one in attempt.exchange_ids)
+        said = {one.exchange_id: (one.user, one.conversation, one.began) for one in attempt.corrections}
+        still_usable = self._conversations.grants.still_usable
+        gone = sum(not still_usable(Purpose.TRAIN, *said[one]) for one in attempt.exchange_ids)
         if gone:
             raise DatasetError(
                 f"consent was withdrawn for {gone} of the exchanges it learned from",

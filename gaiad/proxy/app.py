@@ -107,6 +107,10 @@ class Proxy:
             "/adapter/unload": {"POST": partial(self._adapter, unloading)},
         }
 
+    def stop(self) -> None:
+        """Let what runs know that whoever cuts it from now on is the daemon."""
+        self._shared.stopping.set()
+
     async def close(self) -> None:
         """Close what the handlers share."""
         await self._shared.upstream.close()
@@ -314,6 +318,7 @@ class Door:
 
     async def cleanup(self) -> None:
         """Take no new connection, let running replies end for a bounded time, close the rest."""
+        self._proxy.stop()
         await self._runner.cleanup()
         await self._proxy.close()
 

@@ -14,7 +14,7 @@ from gaiad.proxy.dialect import GUIDED, engine_release
 from gaiad.proxy.endpoints import COMPLETIONS, Form
 from gaiad.proxy.refusals import Rejection, bad_request
 from gaiad.proxy.rename import encoded, read_reply
-from gaiad.proxy.said import Said
+from gaiad.proxy.said import Said, copy_of
 from gaiad.proxy.splice import Path, replaced, spans
 from gaiad.proxy.sse import DONE, Event, EventParser
 
@@ -124,6 +124,17 @@ def whole_reply(form: Form, payloads: Sequence[bytes]) -> dict[str, Any]:
     for event in told:
         _take_in(message, event)
     return message
+
+
+def is_said_to_the_end(form: Form, payloads: Sequence[bytes]) -> bool:
+    """Whether a stream has said why it ends, in each of its choices; what may follow are token counts."""
+    if form in COMPLETIONS:
+        choices = _objects(copy_of(payloads).body("").get("choices"))
+        return bool(choices) and all(choice.get("finish_reason") is not None for choice in choices)
+    reply = whole_reply(form, payloads)
+    if form is Form.RESPONSES:
+        return reply.get("status") in ("completed", "incomplete")
+    return reply.get("stop_reason") is not None
 
 
 def _take_in(message: dict[str, Any], event: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from gaiad.consent import header_in_short
 from gaiad.errors import Refuse
-from gaiad.exchange import ExchangeRecord, Outcome
+from gaiad.exchange import ExchangeRecord
 from gaiad.keys import Key
 from gaiad.options import StageOptions
 from gaiad.proxy.ask import Ask, read_ask
@@ -28,7 +28,7 @@ from gaiad.proxy.body import decoded
 from gaiad.proxy.dialect import Rewritten, conflicting, for_engine
 from gaiad.proxy.early import EarlyHeaders
 from gaiad.proxy.endpoints import COMPLETIONS, Endpoint, Form
-from gaiad.proxy.forms import EventRenamer, event_of, refusal, whole_reply, with_model
+from gaiad.proxy.forms import EventRenamer, event_of, is_said_to_the_end, refusal, whole_reply, with_model
 from gaiad.proxy.forms import said_by as said_in
 from gaiad.proxy.incoming import REQUEST_ID_HEADER, body_now, new_request_id, read_body
 from gaiad.proxy.options import FencedStream, fenced_reply, optioned
@@ -51,7 +51,7 @@ from gaiad.proxy.sampling import sampling_of
 from gaiad.proxy.shared import Shared
 from gaiad.proxy.stored import closed_response
 from gaiad.proxy.upstream import BrokenOff, Call, NotConnected, NotTaken
-from gaiad.proxy.validity import Validity, judge
+from gaiad.proxy.validity import CLIENT_GONE_STATUS, Validity, judge, outcome_of
 from gaiad.proxy.ways import Way, labels
 from gaiad.proxy.whole import header_lines
 from gaiad.rollout import ReplyOutcome
@@ -60,7 +60,6 @@ _log = structlog.get_logger()
 
 RECONNECT_PAUSE_S = 0.2
 MOST_RESETS = 3
-CLIENT_GONE_STATUS = 499
 NO_ROUTE = b'{"detail":"Not Found"}'
 """What vLLM says of a path that its model has no use for: no shape that a client of OpenAI's could read."""
 FAULT_STATUS = 500
@@ -125,6 +124,10 @@ class Inference:
             if ask.stream and config.proxy.early_headers_s:
                 return await self._answer_with_early_headers(ask, config.proxy.early_headers_s)
             return await self._answer(ask)
+        except asyncio.CancelledError:
+            # Cut by the daemon's own end, or left by its client.
+            self._broke = self._broke or self._shared.stopping.is_set()
+            raise
         except Exception:
             self._broke = True
             if self._begun() is None:
@@ -404,6 +407,10 @@ class Inference:
     def _leave_record(self, ask: Ask) -> None:
         """Offer what the exchange leaves behind to the recorder's queue, for the purposes that still hold."""
         try:
+            # Whoever leaves with the last word, before the engine's own end, had the whole reply.
+            is_left = self._stream is not None and not self._complete and not self._broke
+            if is_left and is_said_to_the_end(self._form, self._payloads):
+                self._finish(ask)
             purposes = self._purposes & self._allowed(ask) if self._purposes else _NOBODY
             self._deps.offer(self._record(ask, purposes))
         except Exception as error:  # noqa: BLE001 - recording neither delays nor fails a reply
@@ -429,7 +436,7 @@ class Inference:
             streamed=ask.stream,
             complete=self._complete,
             valid=self._validity.valid if self._validity else None,
-            outcome=self._outcome(),
+            outcome=outcome_of(complete=self._complete, broke=self._broke, status=self._status),
         )
         if not purposes:
             return row
@@ -447,14 +454,6 @@ class Inference:
             template=facts.template if facts else "",
             is_user=ask.is_user,
         )
-
-    def _outcome(self) -> Outcome:
-        # 1. Even where it was whole for the client: an engine may say of its reply that it failed.
-        if self._complete:
-            return Outcome.WHOLE
-        # 2. What nobody failed at ended because the client was gone, before its reply or in the middle of it.
-        is_failure = self._broke or (self._status >= 400 and self._status != CLIENT_GONE_STATUS)
-        return Outcome.FAILED if is_failure else Outcome.ABORTED
 
     def _copy(self, ask: Ask) -> dict[str, Any]:
         """The reply as it is kept: whole, or as far as it came."""

@@ -90,12 +90,14 @@ def said_in_short(payloads: Sequence[bytes]) -> Said:
 
 def copy_of(payloads: Iterable[bytes]) -> ReplyCopy:
     """Put the reply together again with all that it holds."""
-    copy = ReplyCopy()
+    copy, payloads = ReplyCopy(), list(payloads)
     for payload in payloads:
         parsed = read_reply(payload)
         if parsed is None:
             continue
-        if str(parsed.get("object", "")).endswith(".chunk") or _has_deltas(parsed):
+        # A chunk of a completion looks like a whole one; but no reply is whole several times over.
+        is_piece = len(payloads) > 1 or str(parsed.get("object", "")).endswith(".chunk") or _has_deltas(parsed)
+        if is_piece:
             copy.chunk(parsed)
         else:
             copy.whole(parsed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from gaiad.proxy.outbox import Outbox
@@ -14,7 +15,7 @@ from gaiad.proxy.ways import Ways
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """One for a proxy."""
+    """One for a proxy. `stopping` is set once it takes no new connection."""
 
     deps: ProxyDeps
     upstream: Upstream
@@ -22,6 +23,7 @@ class Shared:
     ways: Ways
     turns: Turns
     names: AskedNames
+    stopping: asyncio.Event
 
 
 def shared_of(deps: ProxyDeps) -> Shared:
@@ -35,4 +37,5 @@ def shared_of(deps: ProxyDeps) -> Shared:
         Ways(config, deps.snapshot, deps.facts),
         Turns(config.proxy.limits.streams_per_user),
         AskedNames(),
+        asyncio.Event(),
     )

@@ -1,4 +1,4 @@
-"""Whether a finished reply is of use: not empty, not cut short, and in the shape its stage wants.
+"""Whether a finished reply is of use (not empty, not cut short, in the shape its stage wants), and how one ended.
 
 Judges one reply; what follows from several bad ones is decided in `rollout`.
 """
@@ -13,8 +13,11 @@ from typing import Any
 import jsonschema
 import msgspec
 
+from gaiad.exchange import Outcome
 from gaiad.proxy.reply import ReplyCopy
 from gaiad.proxy.said import Said
+
+CLIENT_GONE_STATUS = 499
 
 
 class Validity(msgspec.Struct, frozen=True):
@@ -35,6 +38,16 @@ def judge(reply: ReplyCopy | Said, schema: Mapping[str, Any] | None) -> Validity
     empty = not reply.text.strip() and not reply.calls_tools
     schema_ok = None if schema is None or reply.calls_tools else fits(reply.text, schema)
     return Validity(schema_ok, empty, truncated=reply.finish_reason == "length")
+
+
+def outcome_of(*, complete: bool, broke: bool, status: int) -> Outcome:
+    """How an exchange ended; `status` is 499 where its client left before there was one."""
+    # 1. Even where it was whole for the client: an engine may say of its reply that it failed.
+    if complete:
+        return Outcome.WHOLE
+    # 2. What nobody failed at ended because the client was gone, before its reply or in the middle of it.
+    is_failure = broke or (status >= 400 and status != CLIENT_GONE_STATUS)
+    return Outcome.FAILED if is_failure else Outcome.ABORTED
 
 
 def fits(text: str, schema: Mapping[str, Any]) -> bool:

@@ -78,8 +78,10 @@ class Generation:
         self.chat = chat
         self.model = body.get("model") or served
         self.tool_calls = faults.get("tool_calls")
-        words = [] if self.tool_calls else _reply_text(faults, served, body, release).split(" ")
-        tokens = [word if at == 0 else " " + word for at, word in enumerate(words)]
+        text, size = "" if self.tool_calls else _reply_text(faults, served, body, release), faults.get("piece_chars")
+        tokens = [word if at == 0 else " " + word for at, word in enumerate(text.split(" "))]
+        if size:
+            tokens = [text[at : at + int(size)] for at in range(0, len(text), int(size))]
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or len(tokens)
         self.tokens = [token for token in tokens[:limit] if token]
         ending = "length" if limit < len(tokens) else "tool_calls" if self.tool_calls else "stop"

@@ -26,12 +26,17 @@ all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value
     reply_times      repeat that text so often
     status_times     give the `status` so often only    garbage          answer 200 with these characters
     embeds           serve /v1/embeddings, which a model that generates does not
+    end_delay_s      wait once a stream said why it ends
+    piece_chars      cut the text into tokens of N characters, not into words
+    directed         a request's words set faults for it alone: see `tests.fakes.directed`
+    forgets          keep neither requests nor replies
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -41,6 +46,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.fakes.directed import directed
 from tests.fakes.generation import Generation
 from tests.fakes.vllm_flags import parse
 from tests.fakes.vllm_forms import chat_body, counted, message_events, message_of, response_events, response_of
@@ -83,8 +89,17 @@ class Fake:
             "cancelled": False,
             "status": None,
         }
-        self.seen.append(row)
+        if not self.fault("forgets"):
+            self.seen.append(row)
         return row
+
+    def for_one(self, body: Json) -> Fake:
+        """The same engine with the faults that a request's own words set for it."""
+        if not self.fault("directed"):
+            return self
+        one = copy.copy(self)
+        one.faults = {**self.faults, **directed(body)}
+        return one
 
 
 FAKE = web.AppKey("fake", Fake)
@@ -125,7 +140,8 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         fake.running += 1
         fake.idle.clear()
         try:
-            response = await _answer(fake, request, _generation(fake, request.path, body), body)
+            one = fake.for_one(body)
+            response = await _answer(one, request, _generation(one, request.path, body), body)
         finally:
             fake.running -= 1
             if fake.running == 0:
@@ -179,7 +195,8 @@ async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json
         return web.json_response(message_of(made), dumps=_compact)
     if request.path == "/v1/responses":
         reply = response_of(made, body)
-        fake.stored[reply["id"]] = reply
+        if not fake.fault("forgets"):
+            fake.stored[reply["id"]] = reply
         return web.json_response(reply, dumps=_compact)
     return web.json_response(made.whole())
 
@@ -239,6 +256,7 @@ async def _stream(fake: Fake, request: web.Request, made: Generation, body: Json
         await _write(fake, response, {"error": {"message": "engine core died", "type": "Internal", "code": 500}})
     else:
         await _write(fake, response, ending)
+        await asyncio.sleep(float(fake.fault("end_delay_s", 0)))
         if (body.get("stream_options") or {}).get("include_usage"):
             await _write(fake, response, made.usage_chunk())
     await response.write(b"data: [DONE]\n\n")

@@ -188,11 +188,12 @@ async def until(held: Callable[[], object], within_s: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def settings(folder: Path, **learning: Any) -> Config:
+def settings(folder: Path, *, header_may_grant: bool = False, **learning: Any) -> Config:
     """Settings with the demo profile below `folder`."""
     (folder / "base").mkdir(exist_ok=True)
     lines = {"profile": "demo", "idle_minutes": 1000.0, "trainer_silence_s": 20.0, **learning}
     text = 'state_dir = "state"\ncontrol_socket = "control.sock"\n[engine]\nbase_model = "base"\n[learning]\n'
+    text = f"consent.header_may_grant = {json.dumps(header_may_grant)}\n{text}"
     return parse_config(text + "".join(f"{k} = {json.dumps(v)}\n" for k, v in lines.items()), relative_to=folder)
 
 
@@ -261,12 +262,15 @@ async def corrected_exchange(
     *,
     user: str = "ada",
     conversation: str | None = None,
+    expires_at: float | None = None,
     correction: str | None = None,
     **request: object,
 ) -> None:
     """Let a user, `ada` where none is named, who agrees to be learned from, ask something and correct the reply."""
     answer = correction or next(iter(right_answers().values()))
-    await w.conversations.grants.append(user, "train", "grant", "test", 1.0, conversation=conversation)
+    await w.conversations.grants.append(
+        user, "train", "grant", "test", 1.0, conversation=conversation, expires_at=expires_at
+    )
     record = ExchangeRecord(
         request_id=name,
         at=2.0,

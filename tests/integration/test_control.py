@@ -129,6 +129,8 @@ class Notebook:
         row = {"request_id": f"{purpose} of {user} at {stage}", "request": {"prompt": "half \ud800 of it"}}
         if after is None:
             return {"exchanges": [row], "next": "1.5 r1"}
+        if user == "busy":
+            raise StoreError("the database is locked", hint="close what holds it")
         return {"exchanges": [{**row, "after": list(after)}], "next": None}
 
     async def explain(self, request_id: str) -> Answer:
@@ -376,6 +378,17 @@ async def test_exchanges_are_exported_page_by_page(path: Path, notebook: Noteboo
     assert (out.read_text(), out.stat().st_mode & 0o777) == ("", 0o600)
     assert (await gaiadctl(path, *chats))[0] == FAILED
     assert (await gaiadctl(path, "exchanges", "export"))[0] == USAGE
+
+
+async def test_an_export_that_breaks_off_leaves_no_half_of_a_file(
+    path: Path, notebook: Notebook, tmp_path: Path
+) -> None:
+    out = tmp_path / "lines.jsonl"
+    code, _, complaint = await gaiadctl(
+        path, "exchanges", "export", "--purpose", "log", "--user", "busy", "--out", str(out)
+    )
+    assert (code, "the database is locked" in complaint) == (FAILED, True)
+    assert not out.exists()
 
 
 async def test_an_exchange_that_nobody_knows_is_not_explained(path: Path, notebook: Notebook) -> None:

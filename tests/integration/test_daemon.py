@@ -84,7 +84,7 @@ async def test_it_serves_records_what_is_granted_and_stops_cleanly(home: Home, e
         assert (explained["consent_then"]["last"]["source"], explained["consent_then"]["header"]) == ("command", None)
         assert explained["consent_now"] == {"granted": ["log", "train"], "usable_for": ["log", "train"]}
         assert (explained["user"], explained["kept"]) == ("azrael", ["request", "response"])
-        assert (explained["feedback"][0]["correction"], explained["trained_into"]) == ("better", [])
+        assert (explained["feedback"][0]["correction"], explained["trained_into"]) == (True, [])
         assert "no content: nobody had agreed" in (await gaiadctl(home, "explain", other))[1]
         assert (await gaiadctl(home, "explain", "gaia-none"))[0] == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ async def test_consent_for_one_conversation_lets_it_be_learned_from_until_it_is_
             "cancelled",
             "consent was withdrawn for 1 of the exchanges it learned from",
         )
+
+
+async def test_a_grant_that_ends_while_it_is_learned_from_ends_the_cycle_whatever_headers_may_do(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, header_may_grant=True) as w:
+        grants, end = w.conversations.grants, time.time() + 1000.0
+        await corrected_exchange(w, expires_at=end)
+        w.engine.exam_gate.clear()
+        name = await w.loop.start_cycle(ARCHITECT)
+        await until(lambda: w.engine.waiting > 0)
+        grants.clock = lambda: end
+        w.engine.exam_gate.set()
+        row = await w.ended(str(name))
+        assert "consent was withdrawn for 1 of the exchanges" in (row.reason or "")
+        assert w.registry.active == {}
 
 
 async def test_newer_feedback_withdraws_nothing(tmp_path: Path) -> None:

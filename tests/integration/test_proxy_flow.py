@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName
+from gaiad.proxy import app
 from gaiad.proxy.sse import EventParser
 from tests.fakes.proxy_world import ACTIVE, FORMER, World, serving, world_of
 from tests.fakes.vllm_process import RunningVllm, free_port, running_vllm
@@ -527,6 +528,35 @@ async def test_with_consent_what_was_asked_for_and_how_it_was_made_stays_with_it
         await (await ask(session, world, {"X-Gaia-User": "bob", "X-Gaia-Consent": "log"}, **sampling)).read()
         nobodys = await world.record(2)
         assert (nobodys.consent_header, nobodys.sampling, nobodys.engine) == (None, None, "")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_client_that_leaves_with_the_last_word_had_the_whole_reply(engine: RunningVllm, path: str) -> None:
+    await engine.fault(end_delay_s=5.0)
+    body: Any = {"messages": MESSAGES} if path.startswith("/v1/chat") else {"prompt": "eins"}
+    async with serving(world_of(engine.url)) as world:
+        async with aiohttp.ClientSession() as leaving:
+            response = await leaving.post(world.url + path, json={**body, "stream": True})
+            got = b""
+            while b'"finish_reason": "stop"' not in got:
+                got += await response.content.readany()
+            response.close()
+        record = await world.record()
+    assert (record.outcome, record.complete, record.finish_reason) == ("whole", True, "stop")
+    assert [outcome.empty for outcome in world.outcomes] == [False]
+
+
+async def test_a_stream_that_the_daemons_end_cuts_was_not_left_by_its_client(
+    engine: RunningVllm, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SHUTDOWN_TIMEOUT_S", 0.1)
+    await engine.fault(token_delay_s=0.5)
+    async with serving(world_of(engine.url)) as world:
+        response = await ask(session, world, stream=True)
+        assert response.status == 200
+    record = await world.record()
+    assert (record.outcome, record.complete) == ("failed", False)
+    response.close()
 
 
 async def test_with_consent_a_stream_that_its_client_left_is_kept_as_far_as_it_came(engine: RunningVllm) -> None:

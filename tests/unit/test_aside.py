@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 from contextlib import closing
@@ -67,6 +68,21 @@ def content(one: aside.SetAside) -> bytes:
 async def count(database: Database, table: sa.Table) -> int:
     async with database.read() as connection:
         return int((await connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one())
+
+
+async def test_while_grants_are_lost_the_settings_grant_nothing_either(tmp_path: Path) -> None:
+    damage(await filled(tmp_path), "grants")
+    said = ConsentConfig(grants=("user0=train", "user1=train"))
+    for deleted in (False, True):
+        database = await Database.open(dataclasses.replace(config_at(tmp_path), consent=said))
+        grants = Grants(database)
+        await grants.load()
+        in_vain = [] if deleted else [("user0", Purpose.TRAIN), ("user1", Purpose.TRAIN)]
+        assert await grants.follow_settings(5.0) == in_vain
+        assert bool(grants.purposes_for("user1")) == deleted
+        for one in database.set_aside:
+            os.unlink(one.path)
+        await database.close()
 
 
 @pytest.mark.parametrize("kind", ["not a database", "torn", "exchanges", "grants", "sqlite_autoindex_cycles_1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from gaiad.consent import (
     next_change,
     parse_header,
     still_holds,
+    was_granted,
 )
 
 LOG, TRAIN, EVALUATE = Purpose.LOG, Purpose.TRAIN, Purpose.EVALUATE
@@ -133,7 +135,7 @@ NOWS = st.integers(0, 10).map(float)
 HEADERS = st.none() | st.text(max_size=8) | st.lists(st.sampled_from(["none", *Purpose]), max_size=4).map(",".join)
 
 
-def held(events: list[GrantEvent], now: float, conversation: str | None) -> frozenset[Purpose]:
+def held(events: Sequence[GrantEvent], now: float, conversation: str | None) -> frozenset[Purpose]:
     standing = fold(events, now=now, conversation=conversation)
     return decide(standing.granted, standing.revoked, None, False)
 
@@ -262,6 +264,29 @@ def test_what_a_header_granted_holds_only_while_headers_may_grant() -> None:
     assert not still_holds(EVALUATE, Standing(revoked=frozenset({EVALUATE})), header_may_grant=True)
 
 
+@pytest.mark.parametrize(
+    ("events", "at", "conversation", "granted"),
+    [
+        ("", 5.0, None, False),
+        ("+train", 5.0, None, True),
+        ("+evaluate", 5.0, None, False),
+        # What was said later, or for another conversation, was no grant of that moment's.
+        ("+log +log +train", 1.0, None, False),
+        ("+train@c1", 5.0, "c1", True),
+        ("+train@c1", 5.0, "c2", False),
+        # It was one, whatever came of it.
+        ("+train<50", 49.0, None, True),
+        ("+train<50", 50.0, None, False),
+        ("+train +log +log -train", 2.0, None, True),
+        ("+train +log +log -train", 3.0, None, False),
+    ],
+)
+def test_what_held_when_an_exchange_began_is_what_it_was_kept_by(
+    events: str, at: float, conversation: str | None, granted: bool
+) -> None:
+    assert was_granted(TRAIN, history(events), at=at, conversation=conversation) is granted
+
+
 def said(action: Action, purpose: Purpose, at: float, source: str, **more: Any) -> GrantEvent:
     return GrantEvent("ana", purpose, action, source, at, **more)
 
@@ -282,7 +307,11 @@ GRANT, REVOKE = Action.GRANT, Action.REVOKE
         # One that ended by itself was no revocation.
         ({TRAIN}, (said(GRANT, TRAIN, 1, "http", expires_at=5.0),), {TRAIN: GRANT}),
         (set(), (said(GRANT, TRAIN, 1, "config"),), {TRAIN: REVOKE}),
-        (set(), (said(GRANT, TRAIN, 1, "config"), said(GRANT, TRAIN, 2, "command")), {}),
+        # One that will end does not stand in for theirs.
+        ({TRAIN}, (said(GRANT, TRAIN, 1, "http", expires_at=50.0),), {TRAIN: GRANT}),
+        (set(), (said(GRANT, TRAIN, 1, "config"), said(GRANT, TRAIN, 2, "command")), {TRAIN: REVOKE}),
+        (set(), (said(GRANT, TRAIN, 1, "config"), said(GRANT, TRAIN, 2, "http", expires_at=5.0)), {TRAIN: REVOKE}),
+        ({TRAIN}, (said(GRANT, LOG, 1, "config"), said(GRANT, TRAIN, 2, "config")), {LOG: REVOKE}),
         (set(), (said(GRANT, TRAIN, 1, "config"), said(REVOKE, LOG, 2, "command")), {}),
         (set(), (), {}),
         # One conversation is not what the settings speak of.
@@ -295,3 +324,31 @@ def test_settings_grant_and_take_back_their_own_and_nothing_else(
     assert follow_settings(wanted, history, now=10.0) == news
     after = (*history, *(said(action, purpose, 10.0, "config") for purpose, action in news.items()))
     assert follow_settings(wanted, after, now=11.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("history", "conversation", "left"),
+    [
+        ((said(GRANT, TRAIN, 2, "command"),), None, {LOG, TRAIN}),
+        ((said(GRANT, TRAIN, 2, "http", expires_at=50.0),), None, {LOG, TRAIN}),
+        ((said(GRANT, TRAIN, 2, "http", expires_at=5.0),), None, set()),
+        ((said(GRANT, TRAIN, 2, "http", conversation="c1"),), "c1", {LOG, TRAIN}),
+        ((said(GRANT, TRAIN, 2, "http", conversation="c1"),), None, set()),
+        ((said(GRANT, EVALUATE, 2, "command"),), None, {LOG, EVALUATE}),
+        ((said(REVOKE, EVALUATE, 2, "command"),), None, set()),
+        ((), None, set()),
+    ],
+)
+def test_what_people_granted_outlasts_what_the_settings_take_back(
+    history: tuple[GrantEvent, ...], conversation: str | None, left: set[Purpose]
+) -> None:
+    granted = (said(GRANT, LOG, 1, "config"), said(GRANT, TRAIN, 1, "config"), *history)
+    taken_back = follow_settings((), granted, now=10.0)
+    after = (*granted, *(said(action, purpose, 10.0, "config") for purpose, action in taken_back.items()))
+    assert held(after, 11.0, conversation) == left
+
+
+def test_settings_that_take_back_log_leave_what_they_still_grant() -> None:
+    history = (said(GRANT, LOG, 1, "config"), said(GRANT, TRAIN, 1, "config"), said(REVOKE, LOG, 2, "config"))
+    assert held(history, 3.0, None) == {LOG, TRAIN}
+    assert fold(history, now=3.0).revoked == frozenset()

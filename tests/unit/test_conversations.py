@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.adapter import Arm
@@ -274,6 +275,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "created_at": 2.0,
             "conversation": "c1",
             "reply": SECRET,
+            "began": 2.0,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)
@@ -317,6 +319,17 @@ async def test_only_old_rows_without_content_are_deleted(conversations: Conversa
     )
     assert await conversations.delete_old_metadata(5.0) == 1
     assert {row["request_id"] for row in await conversations.exchanges(10)} == {"old-kept", "new", "edge"}
+
+
+async def test_many_old_rows_are_deleted_some_at_a_time(
+    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaiad.conversations._DELETED_AT_ONCE", 2)
+    await conversations.keep([record(f"old{number}", at=1.0) for number in range(5)])
+    commits: list[object] = []
+    sa.event.listen(db.engine.sync_engine, "commit", commits.append)
+    assert await conversations.delete_old_metadata(5.0) == 5
+    assert (len(commits), await conversations.exchanges(10)) == (3, [])
 
 
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(

@@ -45,7 +45,7 @@ def kept(**more: Any) -> dict[str, Any]:
         "user": "ana",
         "conversation": "c1",
         "purposes": ["log", "train"],
-        "sampling": {"temperature": 0.25, "seed": 7},
+        "sampling": {"temperature": 0.25, "seed": 12345678901},
         "engine": "e1",
         "template": "",
         "scrubbed": {"EMAIL": 2},
@@ -84,6 +84,10 @@ def test_what_was_asked_and_answered_is_not_told() -> None:
     told = explanation(kept(), THEN, NOW, [])
     assert told["kept"] == ["request", "response"]
     assert SECRET not in str(told)
+    corrected = kept(feedback=[{"verdict": "bad", "score": None, "correction": SECRET, "note": None, "at": 50.0}])
+    told = explanation(corrected, THEN, NOW, [])
+    assert SECRET not in str(told)
+    assert "with a correction" in explained(told, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,8 @@ def test_people_read_it_line_by_line() -> None:
         "60 s ago by ana",
         "intent, because of: header",
         "a@v1-00000000, arm none (engine e1)",
-        "temperature 0.25, seed 7",
-        "status 200, aborted, ended by stop, fits its stage's schema",
+        "temperature 0.25, seed 12345678901",
+        "status 200, aborted, ended by stop, valid",
         "the user allowed log, train (last word: grant train, by command); the request's header said train",
         "request and response, for log, train; replaced by placeholders: 2 EMAIL",
         "the user allows log; this exchange may be used for log",
@@ -137,5 +141,11 @@ async def test_consent_is_told_as_it_was_at_that_moment(tmp_path: Path) -> None:
         assert then["last"]["at"] == 10.0, "what was said of another conversation is not the last word here"
         later = await grants.standing_at("ana", 25.0, "c2")
         assert (later["granted"], later["revoked"]) == (["log"], ["train"])
+        # By a clock that was set back: at the same moment a revocation is the last word.
+        await grants.append("bob", "train", "grant", "command", 30.0)
+        await grants.append("bob", "train", "revoke", "command", 20.0)
+        then = await grants.standing_at("bob", 30.0, None)
+        assert isinstance(then["last"], dict)
+        assert (then["granted"], then["last"]["action"]) == ([], "revoke")
     finally:
         await database.close()

@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gaiad.cli.lines import FORMATS, line_of
-from gaiad.config import Config
+from gaiad.config import Config, ConsentConfig
 from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord, Judgement
+from gaiad.grants import Grants
 
 USER = {"role": "user", "content": "who repaired the roof?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "the roof"}'}}
@@ -90,11 +92,46 @@ def test_tools_and_their_calls_come_along() -> None:
         (row(""), "no whole reply"),
         (row(response={"choices": "odd"}), "no whole reply"),
         (row(feedback=[{"verdict": "bad", "correction": None}]), "judged bad, and not corrected"),
+        (row(finish_reason="length"), "cut off at its length"),
+        # Anthropic's form: what its system said stands elsewhere, so that a correction makes no whole chat of it.
+        (row(request={"messages": [USER], "system": "be brief"}, feedback=[{"correction": "so"}]), "no chat"),
+        (row(response={"type": "message", "content": []}, feedback=[{"correction": "so"}]), "no chat"),
     ],
 )
 def test_what_is_no_good_conversation_is_left_out_and_says_why(kept: dict[str, Any], why: str) -> None:
     for form in FORMATS[1:]:
         assert line(kept, form) == why
+
+
+def test_no_calls_are_not_told_as_an_empty_list_of_them() -> None:
+    kept = row(response={"choices": [{"message": {"role": "assistant", "content": "Ada did.", "tool_calls": []}}]})
+    assert line(kept, "openai")["messages"][-1] == {"role": "assistant", "content": "Ada did."}
+    assert line(kept, "sharegpt")["conversations"][-1] == {"from": "gpt", "value": "Ada did."}
+
+
+def test_calls_made_together_and_their_results_are_one_turn_each() -> None:
+    results = [{"role": "tool", "tool_call_id": name, "content": name} for name in ("c1", "c2")]
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}, *results]
+    turns = line(row(request={"messages": messages}), "sharegpt")["conversations"]
+    assert [turn["from"] for turn in turns] == ["human", "function_call", "observation", "gpt"]
+    assert json.loads(turns[1]["value"]) == [{"name": "look", "arguments": {"at": "the roof"}}] * 2
+    assert turns[2]["value"] == "c1\n</tool_response>\n<tool_response>\nc2"
+
+
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        ([USER, USER], "turns that do not alternate"),
+        ([USER, {"role": "assistant", "content": "so"}], "turns that do not alternate"),
+        ([{"role": "assistant", "content": "so"}, USER], "turns that do not alternate"),
+        ([USER, {"role": "system", "content": "be brief"}], "turns that do not alternate"),
+        ([USER, {"role": "assistant", "content": "so", "tool_calls": [CALL]}], "a message with both text and calls"),
+    ],
+)
+def test_what_sharegpt_has_no_form_for_is_left_out_of_it_alone(messages: list[Any], why: str) -> None:
+    kept = row(request={"messages": messages})
+    assert line(kept, "sharegpt") == why
+    assert line(kept, "openai")["messages"][:-1] == messages
 
 
 def test_pictures_are_no_text() -> None:
@@ -159,3 +196,36 @@ async def test_only_what_was_kept_for_a_purpose_and_may_still_be_used_for_it_is_
     assert await ids(store, "train", 2) == ["r5"]
     rows, _ = await store.exported(Purpose.LOG, after=(1.0, "r2"), limit=1, user=None, stage=None)
     assert rows[0] == await store.exchange("r3")
+
+
+async def test_large_exchanges_come_in_small_pages(store: Conversations) -> None:
+    await store.grants.append("ana", "train", "grant", "test", 1.0)
+    long = {"messages": [{"role": "user", "content": "x" * 700_000}]}
+    for number in range(4):
+        given = record(number, "ana", "log", "train")
+        await store.keep([msgspec.structs.replace(given, request=long) if number in (1, 2) else given])
+    pages: list[list[Any]] = []
+    after = None
+    while not pages or after is not None:
+        rows, after = await store.exported(Purpose.TRAIN, after=after, limit=50, user="ana", stage=None)
+        pages.append([row["request_id"] for row in rows])
+    assert pages == [["r0", "r1"], ["r2", "r3"]]
+
+
+async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_headers_may_grant(tmp_path: Path) -> None:
+    consent = ConsentConfig(header_may_grant=True)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    now = [1000.0]
+    store = Conversations(database, Grants(database, lambda: now[0]))
+    await store.load()
+    await store.grants.append("ana", "train", "grant", "test", 1000.0, expires_at=1010.0)
+    began = (1005.0, 1020.0)
+    await store.keep(
+        [msgspec.structs.replace(record(n, "ana", "log", "train"), started=at) for n, at in enumerate(began)]
+    )
+    assert await ids(store, "train", 5) == ["r0", "r1"]
+    now[0] = 1030.0
+    # The second began when no grant held any more: only a header can have been the one that it was kept by.
+    assert await ids(store, "train", 5) == await ids(store, "log", 5) == ["r1"]
+    assert not store.grants.still_usable(Purpose.TRAIN, "ana", None, 1005.0)
+    await database.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.config import Config
+from gaiad.config import Config, ConsentConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -84,6 +84,29 @@ async def test_the_reply_that_was_corrected_comes_along_where_it_is_a_whole_othe
     await conversations.keep([record])
     await conversations.feedback.add("r", Judgement("bad", "right"), 2.0)
     assert [row["reply"] for row in await conversations.feedback.corrected(["intent"])] == [reply]
+
+
+@pytest.mark.parametrize("header_may_grant", [False, True])
+async def test_what_a_grant_for_a_time_let_be_kept_is_learned_from_no_longer_than_that(
+    tmp_path: Path, header_may_grant: bool
+) -> None:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    store = Conversations(database)
+    await store.load()
+    store.grants.clock = lambda: 1000.0
+    await store.grants.append("ana", "train", "grant", "test", 1000.0, expires_at=1060.0)
+    await store.keep([record("r1", said("so"), started=1010.0)])
+    await store.feedback.add("r1", Judgement("bad", "right"), 1011.0)
+    assert [row["exchange_id"] for row in await store.feedback.corrected(["intent"])] == ["r1"]
+    store.grants.clock = lambda: 1060.0
+    assert await store.feedback.corrected(["intent"]) == []
+    # What came by a header after that is kept by the header.
+    await store.keep([record("r2", said("so"), started=1070.0)])
+    await store.feedback.add("r2", Judgement("bad", "right"), 1071.0)
+    found = [row["exchange_id"] for row in await store.feedback.corrected(["intent"])]
+    assert found == (["r2"] if header_may_grant else [])
+    await database.close()
 
 
 @given(st.one_of(st.floats(), st.integers(), st.booleans(), st.text(), st.none()))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.config import Config, ConsentConfig
-from gaiad.consent import Action
+from gaiad.consent import Action, Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -196,4 +196,30 @@ async def test_what_the_settings_grant_holds_from_the_start_and_ends_with_them(t
     await say(grants, "revoke", "log")
     assert await grants.follow_settings(clock.now) == [("ana", "log")]
     assert {event.source for event in await grants.history("bob")} == {"config"}
+    await database.close()
+
+
+@pytest.mark.parametrize("header_may_grant", [False, True])
+async def test_what_was_kept_is_usable_as_long_as_what_it_was_kept_by(
+    tmp_path: Path, clock: Clock, header_may_grant: bool
+) -> None:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    grants = Grants(database, clock)
+    assert not grants.still_usable(Purpose.TRAIN, "ana", None, 900.0)
+    await grants.load()
+    await say(grants, "grant", "train", "c1", expires_at=1060.0)
+
+    def usable(began: float, conversation: str | None) -> bool:
+        return grants.still_usable(Purpose.TRAIN, "ana", conversation, began)
+
+    # 1. By a grant, for its conversation and its time. 2. By a header: before the grant, or elsewhere.
+    assert usable(1010.0, "c1")
+    assert usable(1010.0, "c2") is usable(990.0, None) is header_may_grant
+    clock.now = 1060.0
+    assert not usable(1010.0, "c1")
+    assert usable(1010.0, "c2") is usable(1070.0, "c1") is header_may_grant
+    await say(grants, "revoke", "train")
+    assert not usable(1010.0, "c2")
+    assert not usable(1070.0, "c1")
     await database.close()

@@ -8,9 +8,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gaiad import dataset_files
 from gaiad.config import Config, StoreConfig
 from gaiad.consent import Purpose, with_included
 from gaiad.conversations import Conversations
@@ -50,6 +52,11 @@ def test_each_purpose_ends_at_its_own_age_and_the_last_takes_the_content_with_it
     }
     # What no longer serves for more may be looked at for as long as any other.
     assert kept({TRAIN: Bound(age_s=1)}, 100, held("d", 69, TRAIN)) == {"d": "log"}
+
+
+def test_what_a_key_held_to_training_alone_is_not_kept_for_the_log_too() -> None:
+    rows = [Held("a", 95, frozenset({TRAIN}), 1), Held("b", 60, frozenset({TRAIN}), 1)]
+    assert kept({TRAIN: Bound(age_s=30)}, 100, *rows) == {"a": "train", "b": ""}
 
 
 def test_the_newest_are_kept_until_the_room_is_used_up() -> None:
@@ -145,6 +152,46 @@ async def test_the_housekeeper_lets_go_of_contents_rows_and_datasets(tmp_path: P
         assert (fresh.is_dir(), stale.is_dir(), none.is_dir()) == (True, False, True)
     finally:
         await database.close()
+
+
+async def test_a_dataset_that_was_cut_off_within_a_character_goes_and_stops_nothing(tmp_path: Path) -> None:
+    config = Config(tmp_path, tmp_path / "control.sock")
+    database = await Database.open(config)
+    torn = dataset(config.datasets_dir, ".freezing-1", "r1")
+    line = '{"messages": [], "origin": "exchange:r2", "text": "\N{SNOWMAN}'.encode()
+    (torn / "train.jsonl").write_bytes((torn / "train.jsonl").read_bytes() + line[:-1])
+    assert [*dataset_files.exchanges_in(torn)] == ["r1", "r2"]
+    housekeeper = Housekeeper(config=config, conversations=Conversations(database), is_learning=lambda: False)
+    await housekeeper.tidy()
+    assert not torn.exists()
+    await database.close()
+
+
+async def test_the_dataset_of_a_cycle_that_began_meanwhile_stays(tmp_path: Path) -> None:
+    config = Config(tmp_path, tmp_path / "control.sock")
+    database = await Database.open(config)
+    written = dataset(config.datasets_dir, ".freezing-1", "r1")
+    begins = iter([False])
+    housekeeper = Housekeeper(
+        config=config, conversations=Conversations(database), is_learning=lambda: next(begins, True)
+    )
+    await housekeeper.tidy()
+    assert written.is_dir()
+    await database.close()
+
+
+async def test_old_rows_go_even_where_a_dataset_cannot(tmp_path: Path) -> None:
+    config = Config(tmp_path, tmp_path / "control.sock")
+    database = await Database.open(config)
+    conversations = Conversations(database)
+    await conversations.keep([record(1, 1.0)])
+    (dataset(config.datasets_dir, "odd", "r1") / "train.jsonl").unlink()
+    (config.datasets_dir / "odd" / "train.jsonl").mkdir()
+    housekeeper = Housekeeper(config=config, conversations=conversations, is_learning=lambda: False)
+    with pytest.raises(IsADirectoryError):
+        await housekeeper.tidy()
+    assert await conversations.exchanges(5) == []
+    await database.close()
 
 
 async def test_what_was_erased_is_not_called_expired(tmp_path: Path) -> None:

@@ -12,7 +12,17 @@ from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord, Outcome
-from gaiad.signals import ASKED_AGAIN_WITHIN_S, Asked, asks_for_json, of_reply, question_of, regenerated, said_in
+from gaiad.signals import (
+    ASKED_AGAIN_WITHIN_S,
+    Asked,
+    asks_for_json,
+    lately,
+    of_reply,
+    question_of,
+    regenerated,
+    said_in,
+    timed,
+)
 
 WANTS_JSON = {"response_format": {"type": "json_object"}}
 
@@ -94,13 +104,20 @@ def test_a_question_is_what_was_asked_of_whom_and_not_how() -> None:
 
 def test_only_a_whole_reply_that_was_asked_for_again_soon_is_regenerated() -> None:
     asked = [
-        Asked("c", "q", 30.0, "whole"),
-        Asked("a", "q", 10.0, "whole"),
-        Asked("b", "q", 20.0, "failed"),
-        Asked("d", "q", 30.0 + ASKED_AGAIN_WITHIN_S + 1, "whole"),
-        Asked("x", "other", 11.0, "whole"),
+        Asked("c", "q", 30.0, 31.0, "whole"),
+        Asked("a", "q", 10.0, 11.0, "whole"),
+        Asked("b", "q", 20.0, 21.0, "failed"),
+        Asked("d", "q", 30.0 + ASKED_AGAIN_WITHIN_S + 1, 1e9, "whole"),
+        Asked("x", "other", 11.0, 12.0, "whole"),
     ]
     assert list(regenerated(asked)) == ["a"]
+
+
+def test_samples_taken_at_once_were_not_asked_for_again() -> None:
+    at_once = [Asked(name, "q", at, 15.0, "whole") for name, at in (("a", 10.0), ("b", 10.0), ("c", 12.0))]
+    assert list(regenerated(at_once)) == []
+    # One that came once they were over was asked after each of them.
+    assert list(regenerated([*at_once, Asked("d", "q", 16.0, 17.0, "whole")])) == ["a", "b", "c"]
 
 
 @pytest.fixture
@@ -151,6 +168,21 @@ async def test_signals_are_kept_with_what_was_kept_and_with_nothing_else(store: 
     found = await store.exchange("r1")
     assert found is not None
     assert found["signals"] == ["invalid_json", "regenerated"]
+
+
+async def test_stages_that_ask_the_same_do_not_ask_again(store: Conversations) -> None:
+    await store.keep([record("r1", 1.0, "[]", stage="intent"), record("r2", 2.0, "[]")])
+    assert await signals_of(store) == {"r1": [], "r2": []}
+
+
+async def test_a_question_is_looked_for_among_those_of_the_last_half_hour_alone(store: Conversations) -> None:
+    for number in range(4):
+        await store.keep(
+            [record(f"r{number}", 890.0 + 10.0 * number, "[]"), record(f"s{number}", 4000.0 * (number + 1), "[]")]
+        )
+    assert {name for name, said in (await signals_of(store)).items() if said} == {"r0", "r1", "r2"}
+    assert len({timed("q", at) for at in (0.0, 899.0, 900.0, 1799.0)}) == 2
+    assert set(lately("q", 900.0)) == {timed("q", 0.0), timed("q", 900.0)}
 
 
 async def test_what_nobody_waits_for_asks_nothing_again(store: Conversations) -> None:

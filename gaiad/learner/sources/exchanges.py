@@ -13,6 +13,8 @@ from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, Message
 
 _SHAPING: tuple[str, ...] = ("tools", "documents", "chat_template", "chat_template_kwargs", "continue_final_message")
 _SHAPING += ("add_special_tokens", "truncate_prompt_tokens")
+# Anthropic's form has it beside the messages, and not among them.
+_SHAPING += ("system",)
 _OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
 
 
@@ -20,7 +22,8 @@ _OF_CALLS = ("tool_calls", "tool_call_id", "function_call")
 class CorrectedExchange:
     """One consented exchange whose user said what the answer should have been.
 
-    `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected.
+    `shaped_by` names what else than its messages the request was rendered from, `reply` is the text that was corrected;
+    `began` is when the request came, which says what it was kept by.
     """
 
     exchange_id: str
@@ -32,6 +35,7 @@ class CorrectedExchange:
     shaped_by: tuple[str, ...] = ()
     conversation: str | None = None
     reply: str | None = None
+    began: float = 0.0
 
 
 def shaping_fields(request: object) -> tuple[str, ...]:

@@ -36,6 +36,17 @@ def test_control_characters_cannot_break_a_table() -> None:
     assert table(("A",), [("x\x1b[31m\ny",)]) == "A\nx [31m y"
 
 
+def test_nothing_that_is_shown_speaks_to_the_terminal() -> None:
+    told = "note: \x1b]0;owned\x07 \x9b2J\r\n\tnaïve"
+    out = io.StringIO()
+    Terminal(as_json=False, now=0.0, out=out, err=out).show({}, told)
+    assert out.getvalue() == "note: \\x1b]0;owned\\x07 \\x9b2J\\x0d\n\tnaïve\n"
+    as_json = io.StringIO()
+    Terminal(as_json=True, now=0.0, out=as_json).show({"note": told}, "")
+    assert json.loads(as_json.getvalue()) == {"note": told}
+    assert "\x9b" not in as_json.getvalue()
+
+
 def test_rows_without_a_text_are_left_out_of_pairs() -> None:
     assert pairs([("a", "1"), ("long", ""), ("bb", "2")]) == "a   1\nbb  2"
 

@@ -232,6 +232,7 @@ def test_a_correction_that_cannot_be_used_is_counted(demo: Built, changes: Any, 
         ({"tools": [{"type": "function"}], "tool_choice": "auto"}, ("tools",)),
         ({"chat_template_kwargs": {"enable_thinking": False}}, ("chat_template_kwargs",)),
         ({"chat_template": "{{ messages }}", "documents": [{}]}, ("documents", "chat_template")),
+        ({"system": "be brief"}, ("system",)),
         ({"add_generation_prompt": False, "continue_final_message": True}, None),
     ],
 )

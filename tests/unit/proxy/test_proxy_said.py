@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.proxy.said import Said, said_by, said_in_short
+from gaiad.proxy.said import Said, copy_of, said_by, said_in_short
 
 FINISH = st.sampled_from([None, "stop", "length", "tool_calls"])
 DELTA = st.fixed_dictionaries({}, optional={"content": st.none() | st.text(" \nab", max_size=3)})
@@ -57,3 +57,15 @@ def test_a_reply_of_an_unforeseen_shape_is_read_all_the_same() -> None:
     last = payload({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     assert said_in_short([odd, last]).finish_reason == "stop"
     assert said_in_short([]) == Said()
+
+
+def test_the_copy_of_a_streamed_completion_holds_every_piece_of_its_text() -> None:
+    pieces = [("eins", None), (" zwei", None), ("", "stop")]
+    payloads = [
+        payload({"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": finish}]})
+        for text, finish in pieces
+    ]
+    (choice,) = copy_of(payloads).body("m")["choices"]
+    assert choice == {"index": 0, "text": "eins zwei", "finish_reason": "stop"}
+    (whole,) = copy_of(payloads[:1]).body("m")["choices"]
+    assert whole["text"] == "eins"
