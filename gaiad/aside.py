@@ -107,6 +107,21 @@ def salvage(database: Path) -> tuple[SetAside, ...]:
     return tuple(found)
 
 
+def exchanges_in(damaged: Path, column: str, name: str) -> tuple[list[str], bool]:
+    """The ids of exchanges whose content in the damaged file has `name` in `column`; and whether all could be read."""
+    found: list[str] = []
+    try:
+        with _reading(damaged) as link:
+            query = f'SELECT request_id FROM exchange_contents NOT INDEXED WHERE "{column}" = ? ORDER BY rowid'
+            for (one,) in link.execute(query, (name,)):
+                # One by one: an error on the way would take what came before with it.
+                found.append(str(one))
+            checked = link.execute('PRAGMA integrity_check("exchange_contents")').fetchall()
+    except (sqlite3.Error, UnicodeDecodeError):
+        return found, False
+    return found, checked == [("ok",)]
+
+
 def newest_revision(damaged: Path) -> str | None:
     """Which shape the damaged file says it has, where that can be read."""
     with contextlib.suppress(sqlite3.Error), _reading(damaged) as link:

@@ -23,11 +23,12 @@ def datasets_with(root: Path, ids: frozenset[str]) -> list[Path]:
 def exchanges_in(folder: Path) -> Iterator[str]:
     """The request ids of the exchanges that a dataset's examples were made of."""
     for file in sorted(folder.glob("*.jsonl")):
-        with file.open(encoding="utf-8") as lines:
+        # A line that was cut off in writing may end within a character.
+        with file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 # Only lines that name an exchange are worth reading.
                 if EXCHANGE_ORIGIN in line:
-                    origin = str(_object(line).get("origin"))
+                    origin = str(read_object(line).get("origin"))
                     if origin.startswith(EXCHANGE_ORIGIN):
                         yield origin.removeprefix(EXCHANGE_ORIGIN)
 
@@ -38,7 +39,8 @@ def remove(folders: Sequence[Path]) -> None:
         shutil.rmtree(folder)
 
 
-def _object(line: str) -> Mapping[str, object]:
+def read_object(line: str) -> Mapping[str, object]:
+    """The object that a line holds; of one that was cut off, what it says of where it comes from."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -17,16 +17,17 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
+from gaiad import copies
 from gaiad.adapter import VersionStage
 from gaiad.config import Config
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
 from gaiad.cycles import Cycles
-from gaiad.dataset_files import datasets_with, remove
-from gaiad.erasure import Phase, Selector, signed_off
+from gaiad.dataset_files import datasets_with, read_object, remove
+from gaiad.erasure import Phase, Selector, exchange_ids_of, signed_off
 from gaiad.erasures import Erasure, Erasures
 from gaiad.errors import GaiadError, Refuse, StoreError
-from gaiad.learner.artifacts import WEIGHTS
+from gaiad.learner.artifacts import MANIFEST, WEIGHTS
 from gaiad.registry import Registry
 
 log = structlog.get_logger()
@@ -75,15 +76,16 @@ class Eraser:
     async def plan(self, selector: Selector) -> dict[str, Json]:
         """What an erasure would reach, with nothing changed."""
         await self._flush()
-        ids = await self._erasures.covered(selector)
-        datasets, runs = await self._places(ids)
+        reach = await self._erasures.reach(selector)
+        datasets, runs = await self._places(reach.exchange_ids)
         return {
             "asked": {"kind": selector.kind.value, "name": selector.name},
-            "exchange_ids": [*ids],
-            "versions": [row.version for row in self._registry.stained(ids)],
+            "exchange_ids": [*reach.exchange_ids],
+            "versions": [row.version for row in self._registry.stained(reach.exchange_ids)],
             "datasets": [path.name for path in datasets],
             "runs": [path.name for path in runs],
-            "backups": [*await self._backups(ids)],
+            "backups": [*await self._backups(reach.since)],
+            "unread": [*reach.unread],
         }
 
     async def erase(self, selector: Selector, by: str) -> dict[str, Json] | Refuse:
@@ -111,46 +113,59 @@ class Eraser:
 
     async def _go_on(self) -> bool:
         """Go through what is undone; whether something still is."""
-        try:
-            left = await self._erasures.unfinished()
+        stuck = False
+        # Every alias flips before anything is waited for, and one that is stuck holds up no other.
+        for step in (self._flipped, self._through):
+            try:
+                left = await self._erasures.unfinished()
+            except StoreError as error:
+                log.error("erasures_not_read", error=error.message)
+                return True
             for erasure in left:
-                await self._through(erasure)
-        except Exception as error:  # noqa: BLE001 - the loop's edge: serving goes on, and the erasure is tried again
-            log.error("erasure_not_finished", error=_told(error))
-            return True
-        return False
+                try:
+                    await step(erasure)
+                except Exception as error:  # noqa: BLE001 - the loop's edge: serving goes on, and it is tried again
+                    log.error("erasure_not_finished", erasure=erasure.id, error=_told(error))
+                    stuck = True
+        return stuck
 
     async def _take(self, selector: Selector, by: str, answer: _Answer) -> None:
-        name = f"erasure-{secrets.token_hex(6)}"
+        under_way: Erasure | None = None
+        report: dict[str, Json] | None = None
         try:
             await self._flush()
-            erasure = await self._erasures.begin(name, selector, self._clock(), by)
-        except StoreError as error:
-            _give(answer, Refuse(f"nothing was erased: {error.message}", error.hint))
-            return
-        try:
-            _give(answer, await self._through(erasure))
+            # 1. Asked for again before it was finished: that one first, or what is new would be signed off for all.
+            for under_way in await self._asked_before(selector):
+                report = await self._through(under_way)
+            # 2. A new one, unless all there was went with that.
+            if report is None or (await self._erasures.reach(selector)).exchange_ids:
+                under_way = None
+                under_way = await self._erasures.begin(_new_name(), selector, self._clock(), by)
+                report = await self._through(under_way)
+            _give(answer, report)
         except Exception as error:  # noqa: BLE001 - the loop's edge: what was begun is gone on with until it is done
-            log.error("erasure_not_finished", erasure=name, error=_told(error))
-            hint = f"it is tried again every {RETRY_S:g} s; gaiadctl erasures shows how far {name} is"
-            _give(answer, Refuse(f"the erasure is not finished: {_told(error)}", hint))
+            log.error("erasure_not_finished", erasure=under_way and under_way.id, error=_told(error))
+            _give(answer, _refusal(under_way, error))
+
+    async def _asked_before(self, selector: Selector) -> list[Erasure]:
+        """What was asked for in the same words and is not finished, oldest first."""
+        return [one for one in await self._erasures.unfinished() if one.selector == selector]
 
     # --- the phases -----------------------------------------------------------------------------------------------
 
     async def _through(self, erasure: Erasure) -> dict[str, Json]:
         log.info("erasure", erasure=erasure.id, phase=erasure.phase.value, exchanges=len(erasure.exchange_ids))
-        ids = erasure.exchange_ids
         # 1. The alias flips before all else: from here on nobody is served by what is being erased.
-        if erasure.phase is Phase.ASKED:
-            await self._forgotten(erasure)
-            erasure = await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
+        erasure = await self._flipped(erasure)
         # 2. What was said: rows, and after them the files, since no new ones can be made of rows that are gone.
         if erasure.phase is Phase.SET_ASIDE:
-            backups = await self._backups(ids)
-            rows = await self._erasures.purge(ids)
+            erasure = await self._erasures.purge(erasure)
+            # Only now: a copy that is begun from here on holds none of it, and one before is in the list.
+            backups = await self._backups(erasure.copies_since)
             await self._forgotten(erasure)
-            more = {"rows": rows, "backups": backups, **await self._without_files(erasure)}
-            erasure = await self._entered(erasure, Phase.PURGED, more)
+            more: dict[str, Json] = {"backups": backups, "versions": self._set_aside(erasure)}
+            erasure = await self._without_files(await self._entered(erasure, Phase.SET_ASIDE, more))
+            erasure = await self._entered(erasure, Phase.PURGED, {})
         # 3. The bytes that deleting left in the database's files.
         if erasure.phase is Phase.PURGED:
             await self._erasures.scour()
@@ -164,6 +179,12 @@ class Eraser:
         log.info("erasure", erasure=erasure.id, phase=done.phase.value, signed_off=report["signed_off"])
         return done.to_json()
 
+    async def _flipped(self, erasure: Erasure) -> Erasure:
+        if erasure.phase is not Phase.ASKED:
+            return erasure
+        await self._forgotten(erasure)
+        return await self._entered(erasure, Phase.SET_ASIDE, {"versions": self._set_aside(erasure)})
+
     async def _entered(self, erasure: Erasure, phase: Phase, more: Mapping[str, Json]) -> Erasure:
         # What a phase that is gone through again no longer finds stands in the report from the first time.
         report = {**erasure.report, **{key: _joined(erasure.report.get(key), value) for key, value in more.items()}}
@@ -172,30 +193,38 @@ class Eraser:
         return entered
 
     async def _forgotten(self, erasure: Erasure) -> None:
+        if not erasure.exchange_ids:
+            return
         answer = await self._learner.forget(erasure.exchange_ids, f"{erasure.id} reached what it learned from")
         if isinstance(answer, Refuse):
             raise StoreError(f"versions could not be set aside: {answer.reason}", hint=answer.hint)
 
     def _set_aside(self, erasure: Erasure) -> list[Json]:
-        serving = self._registry.active
+        """The versions that the report does not name yet: a cycle may have brought one until its rows were gone."""
+        named, serving = erasure.versions, self._registry.active
         return [
             {"version": row.version, "adapter": row.adapter, "now_serves": serving.get(row.adapter)}
             for row in self._registry.stained(erasure.exchange_ids)
+            if row.version not in named
         ]
 
-    async def _without_files(self, erasure: Erasure) -> dict[str, Json]:
+    async def _without_files(self, erasure: Erasure) -> Erasure:
         datasets, runs = await self._places(erasure.exchange_ids)
+        # Said before it is done: the next daemon would find nothing any more to say.
+        said: dict[str, Json] = {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
+        erasure = await self._entered(erasure, Phase.SET_ASIDE, said)
         await asyncio.to_thread(remove, [*datasets, *runs])
-        return {"datasets": [path.name for path in datasets], "runs": [path.name for path in runs]}
+        return erasure
 
     async def _without_weights(self, erasure: Erasure) -> list[Json]:
         rows = self._registry.stained(erasure.exchange_ids)
         still = await self._learner.wait_until_unloaded([row.version for row in rows])
         if still:
-            raise StoreError(f"the engine still has {', '.join(still)}", hint="it is tried again by itself")
-        for row in rows:
-            await asyncio.to_thread((row.path / WEIGHTS).unlink, missing_ok=True)
-        return [row.version for row in rows]
+            raise StoreError(f"the engine may still have {', '.join(still)}", hint="it is tried again by itself")
+        folders = await self._folders(erasure.exchange_ids)
+        for folder in folders:
+            await asyncio.to_thread((folder / WEIGHTS).unlink, missing_ok=True)
+        return [f"{folder.parent.name}@{folder.name}" for folder in folders]
 
     async def _checks(self, erasure: Erasure) -> dict[str, Json]:
         """What is left of it, by place; zero everywhere where all is gone."""
@@ -207,7 +236,8 @@ class Eraser:
             "datasets": len(datasets),
             "runs": len(runs),
             "versions_that_may_serve": sum(row.stage is not VersionStage.QUARANTINED for row in rows),
-            "weights": sum((row.path / WEIGHTS).exists() for row in rows),
+            "weights": sum((folder / WEIGHTS).exists() for folder in await self._folders(ids)),
+            "unread": await asyncio.to_thread(_there, erasure.unread),
         }
 
     # --- what it reaches ------------------------------------------------------------------------------------------
@@ -219,10 +249,14 @@ class Eraser:
         folders = [self._config.runs_dir / name for name in runs]
         return datasets, [folder for folder in folders if folder.is_dir()]
 
-    async def _backups(self, ids: Sequence[str]) -> list[Json]:
-        since = await self._erasures.oldest(ids)
+    async def _folders(self, ids: Sequence[str]) -> list[Path]:
+        """The folders of versions that learned from these, with those that were published and never registered."""
+        registered = {row.path for row in self._registry.stained(ids)}
+        return sorted(registered | await asyncio.to_thread(_published_from, self._config.adapters_dir, frozenset(ids)))
+
+    async def _backups(self, since: float | None) -> list[Json]:
         rows = await self._erasures.backups(since) if since is not None else []
-        return [{**row, "there": await asyncio.to_thread(Path(str(row["path"])).exists)} for row in rows]
+        return [one for row in rows for one in await asyncio.to_thread(_copies_at, row)]
 
 
 def _give(answer: _Answer, value: dict[str, Json] | Refuse) -> None:
@@ -235,7 +269,42 @@ def _told(error: Exception) -> str:
     return str(error) if isinstance(error, GaiadError | OSError) else type(error).__name__
 
 
+def _new_name() -> str:
+    return f"erasure-{secrets.token_hex(6)}"
+
+
+def _refusal(under_way: Erasure | None, error: Exception) -> Refuse:
+    """Why an order is not done: it could not even be written down, or it is gone on with later."""
+    if under_way is None:
+        hint = error.hint if isinstance(error, GaiadError) else "see the daemon's log"
+        return Refuse(f"nothing was erased: {_told(error)}", hint)
+    hint = f"it is tried again every {RETRY_S:g} s; gaiadctl erasures shows how far {under_way.id} is"
+    return Refuse(f"the erasure is not finished: {_told(error)}", hint)
+
+
 def _joined(before: Json, now: Json) -> Json:
     if isinstance(before, list) and isinstance(now, list):
         return [*before, *(one for one in now if one not in before)]
     return now
+
+
+def _copies_at(row: Mapping[str, Json]) -> list[Json]:
+    """What lies where a copy was noted: the copy, or none any more, and what a copy that was cut off left."""
+    path = Path(str(row["path"]))
+    partial = copies.partial_of(path)
+    rows: list[Json] = [{**row, "path": str(one), "there": True} for one in (path, partial) if one.exists()]
+    return rows or [{**row, "there": False}]
+
+
+def _published_from(root: Path, ids: frozenset[str]) -> set[Path]:
+    """Published folders whose manifest says that they learned from one of these."""
+    found = set()
+    for manifest in root.glob(f"*/v*/{MANIFEST}") if ids else ():
+        lineage = read_object(manifest.read_text("utf-8", "replace")).get("lineage")
+        if isinstance(lineage, dict) and not ids.isdisjoint(exchange_ids_of(lineage)):
+            found.add(manifest.parent)
+    return found
+
+
+def _there(paths: Sequence[str]) -> int:
+    return sum(Path(path).exists() for path in paths)

@@ -57,12 +57,12 @@ class Selector:
 def stained(lineages: Mapping[_Version, Mapping[str, Json]], erased: Iterable[str]) -> list[_Version]:
     """The versions that learned from an erased exchange; one that the trainer left out was not learned from."""
     gone = frozenset(erased)
-    return [version for version, lineage in lineages.items() if not gone.isdisjoint(learned_from(lineage))]
+    return [version for version, lineage in lineages.items() if not gone.isdisjoint(exchange_ids_of(lineage))]
 
 
-def learned_from(lineage: Mapping[str, Json]) -> list[str]:
-    """The exchanges that a version learned from, as its lineage says."""
-    ids = lineage.get("exchange_ids")
+def exchange_ids_of(named: Mapping[str, Json]) -> list[str]:
+    """The exchanges that a version learned from, by its lineage, or that an erasure reached, by its report."""
+    ids = named.get("exchange_ids")
     return [str(one) for one in ids] if isinstance(ids, list) else []
 
 

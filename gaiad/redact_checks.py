@@ -98,6 +98,10 @@ _UUID = re.compile(r"(?i)^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 _VERSION_BEFORE = re.compile(
     r"(?i)(?:\bv|version|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|no|nr|build|rev)[\s.:=_-]{0,3}$"
 )
+_SETTING = re.compile(r"\s*(?:- |export |set )?[\w.-]*")
+_LINE_END = re.compile(r"[ \t\r\"']*(?:\n|\Z)")
+# A line may be as long as its text: a setting's name ends nearer to its beginning.
+_NAME_END = 1000
 _CARD_PREFIX = re.compile(r"^(?:4|5[0-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[0-8]|6)")
 
 
@@ -138,6 +142,11 @@ def _looks_random(text: str) -> bool:
     return -sum(share * math.log2(share) for share in shares) >= 3.0
 
 
+def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
+    """A header and what follows it; of a header alone the pattern takes all, so that no part of it is tried again."""
+    return match.span() if "." in match[0] else None
+
+
 def _card(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if is_card(match[0]) else None
 
@@ -152,7 +161,8 @@ def _iban(match: re.Match[str]) -> tuple[int, int] | None:
             taken, end = taken + char.upper(), at + 1
         if len(taken) == length:
             break
-    whole = len(taken) == length > 0 and not text[end : end + 1].isalnum()
+    # In any case the pattern's letters are more than ASCII's.
+    whole = len(taken) == length > 0 and taken.isascii() and not text[end : end + 1].isalnum()
     if not whole or int("".join(str(int(char, 36)) for char in taken[4:] + taken[:4])) % 97 != 1:
         return None
     return match.start(), match.start() + end
@@ -208,10 +218,14 @@ def _secret(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _ends_setting(text: str, start: int, end: int) -> bool:
-    """Whether name and value are all that stands on their line."""
-    line = text.rfind("\n", 0, start) + 1
-    rest = text[end : (text.find("\n", end) + 1 or len(text) + 1) - 1]
-    return bool(re.fullmatch(r"\s*(?:- |export |set )?[\w.-]*", text[line:start])) and rest.strip(" \t\r\"'") == ""
+    """Whether name and value are all that stands on their line, or between quotation marks."""
+    line = text.rfind("\n", max(0, start - _NAME_END), start) + 1
+    quote = text.rfind('"', max(0, start - _NAME_END), start) + 1
+    if max(line, quote) == 0 and start > _NAME_END:
+        return False
+    if not _SETTING.fullmatch(text, max(line, quote), start):
+        return False
+    return bool(_LINE_END.match(text, end)) or (quote > line and text[end : end + 1] == '"')
 
 
 def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
@@ -301,6 +315,7 @@ def _auth(match: re.Match[str]) -> tuple[int, int] | None:
 
 CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "card": _card,
+    "jwt": _jwt,
     "iban": _iban,
     "ipv4": _ipv4,
     "ipv6": _ipv6,

@@ -12,7 +12,8 @@ from pathlib import Path
 from gaiad.config import Config
 from gaiad.disk import write_private
 from gaiad.errors import StoreError
-from gaiad.redact import Rules, Scrubber, parse_rules
+from gaiad.redact import Scrubber
+from gaiad.redact_rules import Rules, parse_rules
 
 RULES_FILE = Path(__file__).parent / "redact_rules.json"
 KEY_BYTES = 32

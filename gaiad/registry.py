@@ -19,7 +19,7 @@ from gaiad import tables
 from gaiad.adapter import AdapterName, RegistrySnapshot, VersionName, VersionStage, version_parts
 from gaiad.curriculum import Json
 from gaiad.db import Database
-from gaiad.erasure import stained
+from gaiad.erasure import exchange_ids_of, stained
 from gaiad.errors import AdapterError
 
 FALLEN = frozenset({VersionStage.REJECTED, VersionStage.ROLLED_BACK, VersionStage.QUARANTINED})
@@ -141,10 +141,19 @@ class Registry:
         return sorted(rows, key=lambda row: (row.adapter, row.number))
 
     def stained(self, exchange_ids: Iterable[str]) -> list[VersionRow]:
-        """The versions that learned from one of these exchanges."""
-        return [
-            self._rows[name] for name in stained({row.version: row.lineage for row in self.versions()}, exchange_ids)
-        ]
+        """The versions that learned from one of these exchanges, and what was imported with the weights of one."""
+        rows = self.versions()
+        learned = frozenset(stained({row.version: row.lineage for row in rows}, exchange_ids))
+        weights = {row.sha256 for row in rows if row.version in learned}
+        return [row for row in rows if row.version in learned or (_is_imported(row) and row.sha256 in weights)]
+
+    async def erased_with(self, sha256: str) -> VersionName | None:
+        """The version with these weights that learned from what was erased since, if there is one."""
+        twins = [row for row in self.versions() if row.sha256 == sha256 and row.stage is VersionStage.QUARANTINED]
+        async with self._db.read() as connection:
+            reports = (await connection.execute(sa.select(tables.erasures.c.report))).scalars().all() if twins else []
+        gone = {one for report in reports for one in exchange_ids_of(json.loads(report))}
+        return next((row.version for row in twins if not gone.isdisjoint(exchange_ids_of(row.lineage))), None)
 
     def events(self, limit: int = 50) -> list[RegistryEvent]:
         """The newest decisions, newest first."""
@@ -280,6 +289,10 @@ class Registry:
             active_unloaded=self.active_not_loaded,
             servable_unloaded=servable - self._loaded,
         )
+
+
+def _is_imported(row: VersionRow) -> bool:
+    return row.lineage.get("kind") == "import"
 
 
 def _adapters(rows: Mapping[VersionName, VersionRow]) -> list[AdapterName]:

@@ -49,6 +49,10 @@ def _lines(report: dict[str, object], *, done: bool) -> list[str]:
     ]
     for row in report.get("backups") or ():  # type: ignore[attr-defined]
         lines.append(f"  a backup still holds it: {row['path']}" + ("" if row["there"] else " (not there any more)"))
+    for path in _names(report, "unread"):
+        lines.append(
+            f"  a damaged store could not be looked through: {path} (nothing is signed off until you delete it)"
+        )
     if done:
         lines.append(f"  {'signed off' if report.get('signed_off') else 'NOT clean: ' + str(report.get('checks'))}")
         lines.append(f"  report {report.get('id')}, sha256 {report.get('sha256')}")

@@ -28,6 +28,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+PUBLISHING = ".partial-"
+"""How the folder of a version begins until it is whole."""
 LARGEST_RANK = 512
 TARGET_MODULES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
 
@@ -61,7 +63,6 @@ _REFUSED_SETTINGS = (
     "use_qalora",
 )
 _ORDINARY_INITS = (None, True, "gaussian")
-_TEMPORARY = ".partial-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def publish(
     try:
         home.mkdir(parents=True, exist_ok=True)
         _sweep(home)
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=home))
+        temporary = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=home))
         try:
             return _publish_through(temporary, staging, adapter=adapter, number=number, lineage=lineage)
         finally:
@@ -329,5 +330,5 @@ def _sync(path: Path) -> None:
 
 def _sweep(home: Path) -> None:
     """Remove what a killed daemon left half-published; only one daemon ever writes here."""
-    for entry in home.glob(f"{_TEMPORARY}*"):
+    for entry in home.glob(f"{PUBLISHING}*"):
         shutil.rmtree(entry, ignore_errors=True)

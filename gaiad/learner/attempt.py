@@ -120,11 +120,13 @@ class Attempt:
         return tuple(one for one in (self.dataset.exchange_ids if self.dataset else ()) if one not in self.left_out)
 
     def holds(self, ids: frozenset[str]) -> bool:
-        """Whether it may learn from one of these exchanges: while it gathers them, nobody can say that it does not."""
-        if self.order.kind is not Kind.TRAIN:
-            return False
+        """Whether it may learn from one of these exchanges, or write them down.
+
+        While it gathers them nobody can say that it does not; for the exam of an import they are gathered too.
+        """
         mine = {one.exchange_id for one in self.corrections} | set(self.dataset.exchange_ids if self.dataset else ())
-        return self.state.phase is Phase.FREEZING or not mine.isdisjoint(ids)
+        learns = self.order.kind is Kind.TRAIN and not mine.isdisjoint(ids)
+        return self.state.phase is Phase.FREEZING or learns
 
     def note(self, progress: Progress) -> None:
         """Take a line of the trainer's progress."""

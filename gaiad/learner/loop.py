@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import assert_never, cast
@@ -333,9 +334,11 @@ class LearnerLoop:
         except GaiadError as error:
             # Only a trainer that broke says something about what it was to learn from.
             return cycle.Failed(str(error), of_data=isinstance(error, TrainingError))
-        except Exception as error:  # the loop's edge: a bug in a step must end in serving, with the reason in status
-            log.exception("cycle_step_crashed", cycle=attempt.id, command=command.value)
-            return cycle.Failed(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in a step must end in serving, and be told
+            # Where, and not what: what a bug says may hold what somebody said.
+            kind, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+            log.error("cycle_step_crashed", cycle=attempt.id, command=command.value, error=kind, where=where)
+            return cycle.Failed(f"a bug: {kind} in {command.value}; the log says where")
 
     async def _write(self, attempt: Attempt, command: Command) -> cycle.Event:
         published, now = attempt.published, self._clock()
@@ -438,7 +441,8 @@ class LearnerLoop:
 
     async def _forgotten(self, ids: frozenset[str], reason: str) -> dict[str, object] | Refuse:
         attempt = self._attempt if self._attempt and self._attempt.holds(ids) else None
-        if attempt is not None and attempt.state.ending is None:
+        # An import only has to be waited for: it learns from nobody.
+        if attempt is not None and attempt.state.ending is None and attempt.order.kind is Kind.TRAIN:
             await self._advance(attempt, cycle.Cancel(reason))
         active, mine = self._registry.active.values(), attempt and attempt.version
         # The candidate is the cycle's until that is over. Active ones come last: a rollback finds only clean ones then.

@@ -41,6 +41,7 @@ class Slots:
         self._set_aside = set_aside
         self._patience_s = patience_s
         self._in_engine: set[VersionName] = set()
+        self._looked = False
         self._leaving: set[VersionName] = set()
         self._refused: dict[VersionName, str] = {}
         self._opponent: VersionName | None = None
@@ -78,7 +79,7 @@ class Slots:
             EngineError: the engine does not answer.
         """
         facts = await self._engine.facts()
-        self._in_engine = set(await self._engine.loaded())
+        self._in_engine, self._looked = set(await self._engine.loaded()), True
         self._leaving.clear()
         if facts.runtime_lora:
             await self._bring_in_missing()
@@ -106,11 +107,15 @@ class Slots:
             self.trouble = str(error)
 
     async def wait_until_gone(self, versions: Sequence[str]) -> list[str]:
-        """Wait as long as a request is waited for until the engine has none of these; returns those that it has."""
+        """Wait as long as a request is waited for until the engine has none of these; returns what it may have."""
         until = time.monotonic() + self._patience_s
-        while (still := self._in_engine.intersection(versions)) and time.monotonic() < until:  # noqa: ASYNC110
+        while (still := self._perhaps_in_engine(versions)) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        return sorted(still)
+        return still
+
+    def _perhaps_in_engine(self, versions: Sequence[str]) -> list[str]:
+        # An engine that outlived the daemon before may have any of them, until it was asked.
+        return sorted(one for one in versions if one in self._in_engine or not self._looked)
 
     def _missing(self) -> VersionRow | None:
         gone = self._in_engine | self._refused.keys()

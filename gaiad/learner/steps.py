@@ -20,7 +20,7 @@ from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Curriculum, Json
 from gaiad.cycles import Cycles
-from gaiad.errors import DatasetError, EngineError, Refuse, TrainingError
+from gaiad.errors import AdapterError, DatasetError, EngineError, Refuse, TrainingError
 from gaiad.gpu.identity import base_identity
 from gaiad.learner import artifacts, cycle, gate
 from gaiad.learner.attempt import Attempt, ExamProgress, Order
@@ -95,9 +95,14 @@ class Steps:
                 raise AssertionError(f"{command} is no long step")
 
     def clear_staging(self) -> None:
-        """Remove what a killed daemon's run left (blocking)."""
-        for folder in self._config.runs_dir.glob("*/staging"):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove what a killed daemon left half-made (blocking): nothing else says what it was made of."""
+        for root, pattern in (
+            (self._config.runs_dir, "*/staging"),
+            (self._config.datasets_dir, f"{catalogue.FREEZING}*"),
+            (self._config.adapters_dir, f"*/{artifacts.PUBLISHING}*"),
+        ):
+            for folder in root.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def refusal(self, order: Order) -> Refuse | None:
         """Why a cycle cannot be begun, as far as that lies with the settings."""
@@ -125,7 +130,7 @@ class Steps:
         curriculum = await asyncio.to_thread(self.curriculum, order.adapter, order.profile)
         attempt.curriculum = curriculum
         if order.kind is Kind.IMPORT:
-            await asyncio.to_thread(self._bring, attempt)
+            await self._check_not_erased(await asyncio.to_thread(self._bring, attempt))
             attempt.dataset_folder = await self._newest_dataset(order.adapter)
             if attempt.dataset_folder is not None:
                 attempt.dataset = await asyncio.to_thread(catalogue.load_frozen, attempt.dataset_folder)
@@ -166,8 +171,11 @@ class Steps:
         dataset = catalogue.gather(curriculum, self.curricula() / curriculum.adapter, corrections)
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 
-    def _bring(self, attempt: Attempt) -> None:
-        """Copy an adapter from elsewhere before looking at it, so that what was checked is what is published."""
+    def _bring(self, attempt: Attempt) -> str:
+        """Copy an adapter from elsewhere before looking at it, so that what was checked is what is published.
+
+        Returns the digest of its weights.
+        """
         source = attempt.order.directory
         assert source is not None
         artifacts.check_files(source, max_rank=self._max_rank)
@@ -175,6 +183,15 @@ class Steps:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(source / name, attempt.staging / name, follow_symlinks=False)
         artifacts.check_files(attempt.staging, max_rank=self._max_rank)
+        return artifacts.weights_digest(attempt.staging)
+
+    async def _check_not_erased(self, sha256: str) -> None:
+        version = await self._registry.erased_with(sha256)
+        if version is not None:
+            raise AdapterError(
+                f"these are the weights of {version}, which learned from what was erased",
+                hint="train again: the dataset is without it",
+            )
 
     async def _newest_dataset(self, adapter: str) -> Path | None:
         for row in await self._cycles.cycles(50):

@@ -47,9 +47,18 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def make_tiny_base(
-    folder: Path, *, tokenizer_from: Path | None = None, hidden: int = 128, layers: int = 2, seed: int = 0
+    folder: Path,
+    *,
+    tokenizer_from: Path | None = None,
+    hidden: int = 128,
+    layers: int = 2,
+    seed: int = 0,
+    spread: float = 0.02,
 ) -> Path:
-    """Write the base model into `folder` and return it; the same seed gives the same weights."""
+    """Write the base model into `folder` and return it; the same seed gives the same weights.
+
+    `spread` is that of the random weights. With little of it no LoRA can make the base sure of any token.
+    """
     import torch
     import transformers
 
@@ -71,6 +80,7 @@ def make_tiny_base(
         num_attention_heads=hidden // 32,
         num_key_value_heads=max(1, hidden // 64),
         max_position_embeddings=4096,
+        initializer_range=spread,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

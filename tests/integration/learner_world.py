@@ -197,9 +197,9 @@ def settings(folder: Path, *, header_may_grant: bool = False, **learning: Any) -
     return parse_config(text + "".join(f"{k} = {json.dumps(v)}\n" for k, v in lines.items()), relative_to=folder)
 
 
-def right_answers() -> dict[str, str]:
+def right_answers(curricula: Path | None = None) -> dict[str, str]:
     """The right answer to each held-out request of the demo profile."""
-    folder = catalogue.shipped_curricula() / ARCHITECT
+    folder = (curricula or catalogue.shipped_curricula()) / ARCHITECT
     dataset = catalogue.gather(catalogue.load_curriculum(folder, "demo"), folder, [])
     return {example.messages[-2].content: example.answer for example in dataset.heldout}
 
@@ -263,10 +263,11 @@ async def corrected_exchange(
     user: str = "ada",
     conversation: str | None = None,
     expires_at: float | None = None,
+    correction: str | None = None,
     **request: object,
 ) -> None:
     """Let a user, `ada` where none is named, who agrees to be learned from, ask something and correct the reply."""
-    answer = next(iter(right_answers().values()))
+    answer = correction or next(iter(right_answers().values()))
     await w.conversations.grants.append(
         user, "train", "grant", "test", 1.0, conversation=conversation, expires_at=expires_at
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from gaiad.adapter import VersionName
-from gaiad.curriculum import Json
 from gaiad.eraser import Eraser
 from gaiad.erasure import Kind, Phase, Selector
 from gaiad.erasures import Erasure, Erasures
@@ -21,6 +20,7 @@ from gaiad.learner.artifacts import WEIGHTS
 from tests.integration.learner_world import ARCHITECT, World, corrected_exchange, until, world
 
 ADA = Selector(Kind.USER, "ada")
+BO = Selector(Kind.USER, "bo")
 CANARY = "USER REQUEST: who hid the zyrcanary lantern in the old mill?"
 OTHERS = "USER REQUEST: which bridge did the grey tram cross at noon?"
 
@@ -77,6 +77,12 @@ def stages(w: World) -> dict[str, str]:
     return {row.version: row.stage.value for row in w.registry.versions()}
 
 
+def another_place(folder: Path) -> Path:
+    made = folder / "another"
+    made.mkdir()
+    return made
+
+
 async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_others(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         first, second, third = await three_versions(w)
@@ -102,15 +108,20 @@ async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_other
 async def test_the_dataset_after_an_erasure_is_that_of_a_world_without_the_user(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await three_versions(w)
-        without_ada = {row.dataset_digest for row in await w.cycles.cycles(10)}
         await erased(w)
         # The same material gives the very dataset that the second cycle had, so there is nothing new to learn.
         answer = await w.loop.start_cycle(ARCHITECT)
         assert isinstance(answer, Refuse)
         row = await w.train(force=True)
-        assert row.dataset_digest in without_ada
+        digest = row.dataset_digest
         (newest,) = (one for one in w.registry.versions() if one.version == w.active)
         assert newest.lineage["exchange_ids"] == ["bo1"]
+    async with world(another_place(tmp_path)) as never:
+        await corrected_exchange(never, "bo1", OTHERS, user="bo")
+        assert (await never.train()).dataset_digest == digest
+        # The digest tells such datasets apart at all.
+        await corrected_exchange(never, "ada1", CANARY, user="ada")
+        assert (await never.train()).dataset_digest != digest
 
 
 async def test_where_no_version_is_clean_the_alias_falls_to_the_base(tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ async def test_a_cycle_that_holds_the_exchange_ends_and_its_version_never_serves
 class Faulty(Erasures):
     """Has a bug where rows are deleted."""
 
-    async def purge(self, ids: Sequence[str]) -> dict[str, Json]:
+    async def purge(self, erasure: Erasure) -> Erasure:
         raise RuntimeError("a bug")
 
 
@@ -155,7 +166,7 @@ async def test_a_bug_in_an_erasure_ends_neither_the_daemon_nor_the_erasure(tmp_p
             assert isinstance(await eraser.erase(ADA, "test"), Refuse)
             # The alias flipped before anything could go wrong, and the next order is still taken.
             assert w.active == second
-            assert isinstance(await eraser.erase(ADA, "test"), Refuse)
+            assert isinstance(await eraser.erase(BO, "test"), Refuse)
         assert [one.phase for one in await Erasures(w.database).unfinished()] == [Phase.SET_ASIDE, Phase.SET_ASIDE]
 
 
@@ -173,7 +184,7 @@ class Dying(Erasures):
         await super().note(erasure)
 
 
-@pytest.mark.parametrize("after", range(5))
+@pytest.mark.parametrize("after", range(7))
 async def test_an_erasure_cut_off_anywhere_is_gone_on_with_by_the_next_daemon(tmp_path: Path, after: int) -> None:
     async with world(tmp_path) as w:
         first, second, third = await three_versions(w)
@@ -187,7 +198,11 @@ async def test_an_erasure_cut_off_anywhere_is_gone_on_with_by_the_next_daemon(tm
                     await asyncio.sleep(0.02)
         (done,) = await erasures.listed()
         assert (done.phase, done.report["signed_off"]) == (Phase.DONE, True)
-        assert [row["version"] for row in done.to_json()["versions"]] == [third]  # type: ignore[union-attr,index,call-overload]
+        # The report says what went, whichever life it went in.
+        report: Any = done.to_json()
+        assert [row["version"] for row in report["versions"]] == [third]
+        assert report["rows"] == {"exchange_contents": 1, "feedback": 1, "signals": 0}
+        assert [len(report[what]) for what in ("datasets", "runs", "weights")] == [1, 1, 1]
         assert stages(w) == {first: "retired", second: "active", third: "quarantined"}
         assert files_with(tmp_path, b"zyrcanary") == []
 
@@ -233,7 +248,7 @@ async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, ki
     async with world(tmp_path) as w:
         await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
         kept = [a_record("r1", "ada", started=2.0), a_record("r2", "ada", started=2.0)]
-        await w.conversations.keep([_in_conversation(kept[0], "c1"), _in_conversation(kept[1], "c2")])
+        await w.conversations.keep([in_conversation(kept[0], "c1"), in_conversation(kept[1], "c2")])
         report = await erased(w, Selector(Kind(kind), "c1" if kind == "conversation" else "r1"))
         assert report["exchange_ids"] == ["r1"]
         other = await w.conversations.exchange("r2")
@@ -241,6 +256,6 @@ async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, ki
         assert other["user"] == "ada"
 
 
-def _in_conversation(record: ExchangeRecord, name: str) -> ExchangeRecord:
+def in_conversation(record: ExchangeRecord, name: str) -> ExchangeRecord:
     fields = {field: getattr(record, field) for field in record.__struct_fields__}
     return ExchangeRecord(**{**fields, "conversation": name})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gaiad.adapter import VersionName, VersionStage
+from gaiad.learner.slots import Slots
 from tests.integration.learner_world import ARCHITECT, two_versions, until, world
 
 
@@ -49,6 +50,25 @@ async def test_what_an_engine_has_but_should_not_is_unloaded_once_it_serves(tmp_
         assert left in w.engine.adapters
         w.gpu.phase = "serving"
         await until(lambda: left not in w.engine.adapters)
+
+
+async def test_until_the_engine_was_asked_nobody_says_that_it_has_not_what_an_earlier_daemon_gave_it(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        first, _ = await two_versions(w)
+
+        async def set_aside(version: VersionName, reason: str) -> None:
+            raise AssertionError(reason)
+
+        # A daemon that starts again, over an engine that went on.
+        slots = Slots(w.engine, w.gpu, w.registry, set_aside=set_aside, patience_s=0.1)
+        assert await slots.wait_until_gone([]) == []
+        assert await slots.wait_until_gone([first]) == [first]
+        await w.registry.set_stage(first, VersionStage.QUARANTINED, "it learned from what is erased", 9.0)
+        w.engine.adapters.pop(first)
+        await slots.reconcile()
+        assert await slots.wait_until_gone([first]) == []
 
 
 async def test_a_version_with_changed_bytes_is_quarantined_and_the_one_before_serves(tmp_path: Path) -> None:

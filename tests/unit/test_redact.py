@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaiad.errors import ConfigError
-from gaiad.redact import Scrubber, parse_rules
+from gaiad.redact import Scrubber
 from gaiad.redact_checks import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
+from gaiad.redact_rules import parse_rules
 
 TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"
 RULES = shipped_rules()
@@ -120,6 +122,14 @@ def test_names_of_fields_are_scrubbed_and_fields_named_like_secrets_lose_their_t
     assert (found.value["max_tokens"], found.counts["EMAIL"]) == (5, 1)
 
 
+def test_fields_whose_names_become_the_same_are_all_kept_and_told_apart() -> None:
+    name = SCRUBBER.scrub_text("anna@example.org", "c")
+    value = {"anna@example.org": 1, "Anna@Example.org": 2, name: 3, f"{name} (2)": 4, 5: 5, "5": 6}
+    found: Any = SCRUBBER.scrub(value, "c").value
+    assert found == {f"{name} (3)": 1, f"{name} (4)": 2, name: 3, f"{name} (2)": 4, "5 (2)": 5, "5": 6}
+    assert SCRUBBER.scrub(found, "c").value == found
+
+
 def test_pictures_go_whole() -> None:
     found = SCRUBBER.scrub_text("data:image/png;base64," + "iVBOR" * 100, "c")
     assert PLACEHOLDER.fullmatch(found)
@@ -133,10 +143,15 @@ def test_the_owners_names_and_patterns_are_replaced_too() -> None:
     assert "Azraels cat" in found
 
 
-@pytest.mark.parametrize("pattern", ["ORDER", "order=x", "ORDER=(", "=x"])
+@pytest.mark.parametrize("pattern", ["ORDER", "order=x", "ORDER=(", "=x", "ORDER=(a+)+b", "ORDER=a*", "ORDER=^"])
 def test_a_pattern_that_cannot_be_used_is_named(pattern: str) -> None:
-    with pytest.raises(ConfigError, match=r"redact\.patterns has"):
-        RULES.with_own([], [pattern])
+    with pytest.raises(ConfigError, match=r"redact\.patterns has " + re.escape(repr(pattern))):
+        RULES.with_own([], ["FINE=x", pattern])
+
+
+def test_every_pattern_that_cannot_be_used_is_named_with_what_to_try() -> None:
+    with pytest.raises(ConfigError, match=r"'ONE=\(\?:\\\\w\*\)\+;'.*\+\+.*'TWO=x\*'.*\+ in place of \*"):
+        RULES.with_own([], [r"ONE=(?:\w*)+;", "TWO=x*"])
 
 
 def test_every_wrong_rule_is_named_at_once() -> None:
@@ -160,7 +175,14 @@ def test_every_wrong_rule_is_named_at_once() -> None:
         "a@" * 100_000,
         "::" * 50_000,
         "\\u0041" * 20_000,
+        "eyJ-" * 50_000,
+        "password: hunter22 " * 10_000,
+        "anna@example.org " * 10_000,
     ],
 )
 def test_hostile_texts_come_to_an_end(text: str) -> None:
     SCRUBBER.scrub_text(text, "c")
+
+
+def test_an_iban_of_letters_that_are_no_digits_of_base_36_is_none_and_does_no_harm() -> None:
+    assert SCRUBBER.scrub_text("DE89370400440532013İ 00 K", "c") == "DE89370400440532013İ 00 K"

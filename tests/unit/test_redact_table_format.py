@@ -1,4 +1,4 @@
-"""The redaction table is well formed: its own format, not any rule, is checked here."""
+"""The redaction tables are well formed: their own format, not any rule, is checked here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
-TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"
+FOLDER = Path(__file__).resolve().parents[1] / "tables" / "redact"
+TABLES = ("table.jsonl", "second.jsonl")
 TYPES = {"EMAIL", "PHONE", "CARD", "IBAN", "IP", "KEY", "TOKEN", "PRIVATE_KEY", "PASSWORD"}
 
 
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in TABLE.read_text(encoding="utf-8").split("\n") if line]
+def _rows(name: str) -> list[dict[str, Any]]:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
-ROWS = _rows()
+BY_TABLE = {name: _rows(name) for name in TABLES}
+ROWS = [row for rows in BY_TABLE.values() for row in rows]
 SECRETS = [(row["id"], secret) for row in ROWS for secret in row["secrets"]]
 
 
@@ -50,12 +53,12 @@ def test_every_line_has_the_three_fields() -> None:
             assert secret["value"], row["id"]
 
 
-def test_ids_are_unique() -> None:
+def test_ids_are_unique_across_the_tables() -> None:
     ids = [row["id"] for row in ROWS]
     assert len(ids) == len(set(ids))
 
 
-def test_texts_are_unique() -> None:
+def test_texts_are_unique_across_the_tables() -> None:
     texts = [row["text"] for row in ROWS]
     assert len(texts) == len(set(texts))
 
@@ -81,11 +84,20 @@ def test_iban_values_pass_mod_97() -> None:
             assert _mod97(_compact(secret["value"])), row_id
 
 
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("kind", sorted(TYPES))
-def test_every_type_occurs(kind: str) -> None:
-    assert sum(secret["type"] == kind for _, secret in SECRETS) >= 8
+def test_every_type_occurs_in_each_table(table: str, kind: str) -> None:
+    kinds = [secret["type"] for row in BY_TABLE[table] for secret in row["secrets"]]
+    assert kinds.count(kind) >= 8
 
 
-def test_near_misses_are_at_least_35_percent() -> None:
-    near = sum(not row["secrets"] for row in ROWS)
-    assert near / len(ROWS) >= 0.35
+@pytest.mark.parametrize("table", TABLES)
+def test_near_misses_are_at_least_35_percent_of_each_table(table: str) -> None:
+    rows = BY_TABLE[table]
+    near = sum(not row["secrets"] for row in rows)
+    assert near / len(rows) >= 0.35
+
+
+def test_ids_tell_which_table_a_line_is_from() -> None:
+    assert all(row["id"].startswith("x2-") for row in BY_TABLE["second.jsonl"])
+    assert not any(row["id"].startswith("x2-") for row in BY_TABLE["table.jsonl"])

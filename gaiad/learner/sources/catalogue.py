@@ -25,6 +25,8 @@ from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.sources import tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
 
+FREEZING = ".freezing-"
+"""How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
 _SPLITS = ("train", "validation", "heldout")
 _LOADERS = {tool_registry.KIND: tool_registry.load_examples}
@@ -114,7 +116,7 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
         load_frozen(target)
         return target
     datasets_dir.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".freezing-", dir=datasets_dir))
+    staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
     try:
         for name in _SPLITS:
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]

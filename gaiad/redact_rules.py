@@ -1,0 +1,261 @@
+"""The rules of redaction: a pattern each, what it finds, and where it is worth trying.
+
+A pattern costs most where it finds nothing: at each place of a text. So a rule says what its matches have to hold, or
+begin with, and is tried only there. Reads rules written as JSON; touches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gaiad.errors import ConfigError
+from gaiad.redact_checks import CHECKS, span_of
+from gaiad.redact_pattern import why_not
+from gaiad.redact_view import View, in_pieces
+
+_TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
+_FLAGS = ("long", "dialled", "word")
+_KEYS = {"id", "type", "pattern", "check", "chars", "near", "follow", "digits", "before", "gate", "needs", *_FLAGS}
+_BLANK = re.compile(r"\s")
+_HINT = "mend the rule that it names"
+
+Check = Callable[[re.Match[str]], "tuple[int, int] | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One pattern; its group `v`, else all that it matches, is what goes.
+
+    Where it is tried, all of which must hold:
+    1. `long`: there is a word that is long enough for a token; with `word` it matches nothing beside such words.
+       `dialled`: there is something as long as a telephone number.
+    2. `chars`: of each of these one character, in small letters, is there.
+    3. `near`: a match begins so many characters before one of these words, or fewer, and what follows the word begins
+       as `follow` says; with `word` it holds no blank, and is looked for from there to the next one.
+    4. `digits`: there are so many with little between them, and four close together; with `before`, a match begins so
+       many characters before the first of them.
+    5. `gate`: a cheaper pattern, for the text in small letters, that is found wherever this one is.
+    6. `needs`: one of these is in the text, in any case; where a long word is asked for, in one of those.
+    """
+
+    id: str
+    type: str
+    pattern: re.Pattern[str]
+    check: Check | None = None
+    long: bool = False
+    dialled: bool = False
+    chars: tuple[str, ...] = ()
+    near: tuple[tuple[str, int], ...] = ()
+    follow: re.Pattern[str] | None = None
+    word: bool = False
+    digits: int = 0
+    before: tuple[int, ...] = ()
+    gate: re.Pattern[str] | None = None
+    needs: tuple[str, ...] = ()
+
+    def span(self, match: re.Match[str]) -> tuple[int, int] | None:
+        """What of a match is to go, if anything."""
+        found = (self.check or span_of)(match)
+        return None if found is None or found[0] >= found[1] else found
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words of which one must be there, in a long word where one is asked for; empty where nothing is so cheap."""
+        if self.long:
+            return self.needs
+        if self.near and not self.dialled:
+            return tuple(word for word, _ in self.near)
+        return tuple(self.chars[0]) if self.chars else ()
+
+    def matches(self, view: View) -> Iterable[re.Match[str]]:
+        """What `pattern.finditer` would find, without looking where nothing can be."""
+        hits: list[tuple[int, int]] = []
+        for kinds in self.chars:
+            if not _any_in(kinds, view.low):
+                return ()
+        if self.dialled and not view.may_hold_a_dialled_number:
+            return ()
+        if self.near and not (hits := self._hits(view)):
+            return ()
+        if self.digits and not view.groups(self.digits) and not view.has_other_digits:
+            return ()
+        if self.gate is not None and self.gate.search(view.low) is None:
+            return ()
+        if self.needs and not self.long and not _any_in(self.needs, view.low):
+            return ()
+        return self._tried(view, hits)
+
+    def _hits(self, view: View) -> list[tuple[int, int]]:
+        found = view.near(self.near)
+        return found if self.follow is None else [hit for hit in found if self.follow.match(view.low, hit[0])]
+
+    def _tried(self, view: View, hits: list[tuple[int, int]]) -> Iterable[re.Match[str]]:
+        text = view.text
+        if self.word:
+            return self._in_words(text, sorted(hits)) if self.near else self._in_long_words(view)
+        if self.near:
+            return self._at(text, {at for hit, reach in hits for at in range(hit - reach, hit + 1)})
+        if self.before and not view.has_other_digits:
+            return self._at(text, {at - back for at in view.groups(self.digits) for back in self.before})
+        return in_pieces(self.pattern, text, 0, len(text))
+
+    def _at(self, text: str, starts: Collection[int]) -> Iterator[re.Match[str]]:
+        end = 0
+        for start in sorted(starts):
+            if start >= end and (match := self.pattern.match(text, start)):
+                yield match
+                end = match.end()
+
+    def _in_words(self, text: str, hits: Iterable[tuple[int, int]]) -> Iterator[re.Match[str]]:
+        stop = 0
+        for hit, reach in hits:
+            if hit >= stop:
+                start, blank = max(stop, hit - reach), _BLANK.search(text, hit)
+                stop = blank.start() if blank else len(text)
+                yield from in_pieces(self.pattern, text, start, stop)
+
+    def _in_long_words(self, view: View) -> Iterator[re.Match[str]]:
+        for start, stop in view.long_words:
+            yield from in_pieces(self.pattern, view.text, start, stop)
+
+
+def _any_in(words: Iterable[str], text: str) -> bool:
+    for word in words:  # noqa: SIM110 - a generator would cost more than the search
+        if word in text:
+            return True
+    return False
+
+
+class _Words:
+    """Rules of one kind by the words of which one must be there."""
+
+    def __init__(self, rules: Iterable[tuple[int, Rule]]) -> None:
+        self.rules: dict[str, list[int]] = {}
+        self.always: list[int] = []
+        for number, rule in rules:
+            if not rule.words:
+                self.always.append(number)
+            for word in rule.words:
+                self.rules.setdefault(word, []).append(number)
+
+    def add_to(self, found: set[int], view: View, text: str) -> None:
+        """Add the numbers of the rules that are worth trying; `text` is what of the view has to hold the words."""
+        found.update(self.always)
+        absent = []
+        for word in self.rules:
+            if word in text:
+                found.update(self.rules[word])
+            else:
+                absent.append(word)
+        if text is view.low:
+            view.lack(absent)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All rules in their order, and the names of fields whose texts are secrets."""
+
+    rules: tuple[Rule, ...]
+    secret_fields: re.Pattern[str]
+    _kinds: tuple[_Words, _Words, _Words] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        numbered = [(2 if rule.long else int(rule.digits > 0), number, rule) for number, rule in enumerate(self.rules)]
+        found = [_Words((number, rule) for of, number, rule in numbered if of == kind) for kind in range(3)]
+        object.__setattr__(self, "_kinds", tuple(found))
+
+    def for_view(self, view: View) -> list[Rule]:
+        """Those that are worth trying, in their order."""
+        plain, digits, long = self._kinds
+        found = set[int]()
+        plain.add_to(found, view, view.low)
+        if view.has_near_digits:
+            digits.add_to(found, view, view.low)
+        if view.long_words:
+            long.add_to(found, view, view.long_low)
+        return [self.rules[number] for number in sorted(found)]
+
+    def with_own(self, names: Sequence[str], patterns: Sequence[str]) -> Rules:
+        """The same and the owner's: names (whole words, in any case) and `TYPE=REGEX`.
+
+        Raises:
+            ConfigError: naming each that cannot be used.
+        """
+        words = sorted({name.strip() for name in names if name.strip()}, key=len, reverse=True)
+        own, problems = [], []
+        if words:
+            pattern = rf"(?i)(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)"
+            own.append(Rule("own_names", "NAME", re.compile(pattern)))
+        for text in patterns:
+            kind, _, pattern = text.partition("=")
+            try:
+                if not _TYPE.fullmatch(kind) or not pattern:
+                    raise ValueError("it is no TYPE=REGEX")
+                rule = Rule(f"own_{kind}", kind, re.compile(pattern))
+                if wrong := why_not(pattern):
+                    raise ValueError(wrong)
+                own.append(rule)
+            except (ValueError, re.error) as error:
+                problems.append(f"redact.patterns has {text!r}: {error}")
+        if problems:
+            raise ConfigError("; ".join(problems), hint="write each as TYPE=REGEX, TYPE in capital letters")
+        return replace(self, rules=(*self.rules, *own))
+
+
+def parse_rules(text: str) -> Rules:
+    """Read rules written as JSON: `{"rules": [...], "secret_fields": REGEX}`.
+
+    Raises:
+        ConfigError: naming every rule that cannot be used.
+    """
+    try:
+        document = json.loads(text)
+        rows, fields = document["rules"], re.compile(document["secret_fields"])
+    except (ValueError, KeyError, TypeError, re.error) as error:
+        raise ConfigError(f"the rules of redaction cannot be read: {error!r}", hint=_HINT) from error
+    rules, problems = [], []
+    for at, row in enumerate(rows):
+        try:
+            rules.append(_rule(row))
+        except (ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+            problems.append(f"rule {row.get('id', at) if isinstance(row, dict) else at}: {error}")
+    if problems:
+        raise ConfigError("; ".join(problems), hint=_HINT)
+    return Rules(tuple(rules), fields)
+
+
+def _rule(row: Mapping[str, object]) -> Rule:
+    strange = sorted(set(row) - _KEYS)
+    if strange:
+        raise ValueError(f"unknown key {strange[0]!r}")
+    check, near, digits = row.get("check"), row.get("near", {}), row.get("digits", 0)
+    chars, before, needs = row.get("chars", []), row.get("before", []), row.get("needs", [])
+    if not isinstance(chars, list) or not isinstance(before, list) or not isinstance(needs, list):
+        raise ValueError("`chars`, `before` and `needs` must be lists")
+    if not isinstance(near, dict) or not isinstance(digits, int) or (before and digits < 1):
+        raise ValueError("`near` must be a table, `digits` a number, and `before` goes with it")
+    if not _TYPE.fullmatch(str(row["type"])) or any(word != word.lower() for word in (*near, *needs)):
+        raise ValueError("`type` is written in capital letters, `near` and `needs` in small ones")
+    if check is not None and check not in CHECKS:
+        raise ValueError(f"there is no check {check!r}")
+    return Rule(
+        str(row["id"]),
+        str(row["type"]),
+        re.compile(str(row["pattern"])),
+        check=CHECKS[str(check)] if check is not None else None,
+        chars=tuple(str(kinds) for kinds in chars),
+        near=tuple((str(word), int(reach)) for word, reach in near.items()),
+        follow=_compiled(row.get("follow")),
+        digits=digits,
+        before=tuple(int(back) for back in before),
+        gate=_compiled(row.get("gate")),
+        needs=tuple(str(one) for one in needs),
+        **{name: row.get(name) is True for name in _FLAGS},
+    )
+
+
+def _compiled(pattern: object) -> re.Pattern[str] | None:
+    return None if pattern is None else re.compile(str(pattern))

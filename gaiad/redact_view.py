@@ -1,0 +1,251 @@
+"""A text as the rules of redaction look at it, with cheap facts that say where a rule is worth trying.
+
+Each fact is found out once, when a rule first asks for it, and shared by all. They are necessary conditions: where one
+says no, no rule that asks for it could have found anything; where it says yes, the rule's own pattern decides.
+Decides nothing about secrets and touches nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cache, cached_property
+from typing import AnyStr
+
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
+_SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_DEEPEST = 4
+_OTHER_DIGITS = re.compile(r"[^\D0-9]")
+
+LONG = 15
+"""So many characters at the least, without a blank, has every token that a vendor's rule knows."""
+
+
+def _table(**kinds: str) -> bytes:
+    """What `bytes.translate` makes of each byte: the letter of its kind, else a full stop."""
+    made = bytearray(b"." * 256)
+    for letter, chars in kinds.items():
+        for char in chars.encode():
+            made[char] = ord(letter)
+    return bytes(made)
+
+
+_DIGITS, _JOINING, _PARTING = "0123456789", " ().,/-", "\t\n\r\v\f\x1c\x1d\x1e\x1f+"
+_BLANKS = " \t\n\r\v\f\x1c\x1d\x1e\x1f"
+_WORDY = _DIGITS + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_.%+~/=-"
+# In a text that is not all ASCII each other character has become a question mark: it may be a letter, or a blank.
+_NUMBERS = (
+    _table(d=_DIGITS, j=_JOINING, p=_PARTING),
+    _table(d=_DIGITS, j=_JOINING, p=_PARTING + "?"),
+)
+_WORDS = _table(w=_WORDY, **{" ": _BLANKS}), _table(w=_WORDY + "?", **{" ": _BLANKS})
+_MANY = 9
+_NOWHERE: list[int] = []
+_LONG_RUN = b"w" * LONG
+# The literal comes first in each of these, so that what is no digit is skipped at once.
+_NEAR_DIGITS = re.compile(rb"d(?:j{0,3}d){3}")
+_NEAR_OTHER_DIGITS = re.compile(r"\d(?:[ ().,/-]{0,3}\d){3}")
+_DIALLED = re.compile(rb"d[djp]{6,18}d")
+# What (?i) takes for an ASCII letter, and `lower` does not make one of a single character.
+_ODD_LETTERS = (("İ", "i"), ("ı", "i"), ("ſ", "s"))
+
+
+PIECE, OVERLAP = 131_072, 32_768
+"""A pattern looks through so many characters at once, and beyond them as far as a match may need to see its end.
+
+Whoever looks through a text holds the interpreter's lock meanwhile. No shipped rule but those for runs of one kind of
+character sees further than the overlap, and of such a run all is taken.
+"""
+
+
+class Places:
+    """Where what a decoded view says stands in the text that it was made of."""
+
+    def __init__(self, before: Places | None) -> None:
+        self._before = before
+        self._views, self._texts = [0], [0]
+
+    def add(self, view: int, text: int) -> None:
+        """From `view` on, each character stands one further than the one before, from `text` on."""
+        self._views.append(view)
+        self._texts.append(text)
+
+    def of(self, at: int) -> int:
+        """The place of one character of the view, or of its end."""
+        found = bisect_right(self._views, at) - 1
+        place = self._texts[found] + at - self._views[found]
+        return place if self._before is None else self._before.of(place)
+
+
+class View:
+    """One text and its facts; `places` is None where it is the text itself."""
+
+    def __init__(self, text: str, places: Places | None = None) -> None:
+        self.text = text
+        self.places = places
+        self._hits: dict[str, list[int]] = {}
+        self._groups: dict[int, list[int]] = {}
+
+    def place(self, at: int) -> int:
+        """Where in the original text a character of this view stands."""
+        return at if self.places is None else self.places.of(at)
+
+    @cached_property
+    def low(self) -> str:
+        """In small letters, each character where it was."""
+        text = self.text
+        if not text.isascii():
+            for odd, plain in _ODD_LETTERS:
+                text = text.replace(odd, plain)
+        return text.lower()
+
+    def near(self, words: Iterable[tuple[str, int]]) -> list[tuple[int, int]]:
+        """Every place of each word, which is in small letters, with the number that goes with it."""
+        found, known = [], self._hits
+        for word, reach in words:
+            hits = known.get(word)
+            if hits is None:
+                hits = known[word] = _places(self.low, word)
+            if hits:
+                found += [(hit, reach) for hit in hits]
+        return found
+
+    def lack(self, words: Iterable[str]) -> None:
+        """Be told that none of `words` is there."""
+        self._hits.update(dict.fromkeys(words, _NOWHERE))
+
+    @cached_property
+    def long_words(self) -> list[tuple[int, int]]:
+        """Where the words stand that are long enough for a token; empty where there is no such token."""
+        words, found = self._raw.translate(_WORDS[not self._ascii]), []
+        at = words.find(_LONG_RUN)
+        while at >= 0:
+            end = words.find(b" ", at)
+            end = len(words) if end < 0 else end
+            found.append((words.rfind(b" ", 0, at) + 1, end))
+            at = words.find(_LONG_RUN, end)
+        return found
+
+    @cached_property
+    def long_low(self) -> str:
+        """The long words in small letters."""
+        return " ".join([self.low[start:end] for start, end in self.long_words])
+
+    @cached_property
+    def has_near_digits(self) -> bool:
+        """Whether four digits are close together."""
+        if self.has_other_digits:
+            return _NEAR_OTHER_DIGITS.search(self.text) is not None
+        return self._digits >= 4 and _NEAR_DIGITS.search(self._numbers) is not None
+
+    @cached_property
+    def has_other_digits(self) -> bool:
+        """Whether there are digits that are not ASCII's, of which `groups` knows nothing."""
+        return not self._ascii and _OTHER_DIGITS.search(self.text) is not None
+
+    @cached_property
+    def may_hold_a_dialled_number(self) -> bool:
+        """Whether something is as long as a telephone number and begins and ends with a digit."""
+        return self.has_other_digits or any(self._sought(_DIALLED))
+
+    def groups(self, count: int) -> list[int]:
+        """Where digits begin of which `count` or more follow each other, with little between them."""
+        found = self._groups.get(count)
+        if found is None:
+            # Where there are no groups of so many, there are none of more.
+            many = self._digits >= count and (count <= _MANY or bool(self.groups(_MANY)))
+            found = [match.start() for match in self._sought(_of_digits(count))] if many else []
+            self._groups[count] = found
+        return found
+
+    @cached_property
+    def _ascii(self) -> bool:
+        return self.text.isascii()
+
+    @cached_property
+    def _raw(self) -> bytes:
+        return self.text.encode("ascii", "replace")
+
+    def _sought(self, pattern: re.Pattern[bytes]) -> Iterator[re.Match[bytes]]:
+        return in_pieces(pattern, self._numbers, 0, len(self._numbers))
+
+    @cached_property
+    def _digits(self) -> int:
+        return self._numbers.count(b"d")
+
+    @cached_property
+    def _numbers(self) -> bytes:
+        return self._raw.translate(_NUMBERS[not self._ascii])
+
+
+def _places(text: str, word: str) -> list[int]:
+    found, at = [], text.find(word)
+    while at >= 0:
+        found.append(at)
+        at = text.find(word, at + 1)
+    return found
+
+
+@cache
+def _of_digits(count: int) -> re.Pattern[bytes]:
+    return re.compile(rb"d(?<!dd)(?=(?:[jp]{0,4}d){%d})" % (count - 1))
+
+
+def in_pieces(
+    pattern: re.Pattern[AnyStr], text: AnyStr, start: int, stop: int, piece: int = PIECE, overlap: int = OVERLAP
+) -> Iterator[re.Match[AnyStr]]:
+    """What `pattern.finditer` finds from `start` to `stop`, looking no further than piece and overlap at once."""
+    while stop - start > piece + overlap:
+        border, seen = start + piece, start + piece + overlap
+        for found in pattern.finditer(text, start, seen):
+            start = found.start()
+            if start >= border:
+                break
+            # What reaches the end of what is seen may go on behind it, or be nothing at all.
+            match = found if found.end() < seen else pattern.match(text, start, stop)
+            start = start + 1 if match is None else match.end()
+            if match is not None:
+                yield match
+            if match is not found:
+                break
+        else:
+            start = max(start, border)
+    yield from pattern.finditer(text, start, stop)
+
+
+def views(text: str) -> Iterator[View]:
+    """The text, and what it says with its escapes taken away, one level after the other, and with percent signs."""
+    whole = View(text)
+    yield whole
+    plain = whole
+    for plain in _levels(whole, _ESCAPE, "\\"):
+        yield plain
+    yield from _levels(whole, _PERCENT, "%")
+    if plain is not whole:
+        yield from _levels(plain, _PERCENT, "%")
+
+
+def _levels(view: View, pattern: re.Pattern[str], needed: str) -> Iterator[View]:
+    for _ in range(_DEEPEST):
+        if needed not in view.text or pattern.search(view.text) is None:
+            return
+        view = View(*_decoded(view.text, view.places, pattern))
+        yield view
+
+
+def _decoded(text: str, before: Places | None, pattern: re.Pattern[str]) -> tuple[str, Places]:
+    places = Places(before)
+    parts: list[str] = []
+    at = length = 0
+    for match in pattern.finditer(text):
+        start, end = match.span()
+        short = match[2] if pattern is _ESCAPE else None
+        parts += (text[at:start], _SHORT.get(short, short) if short else chr(int(match[1], 16)))
+        length += start - at + 1
+        places.add(length - 1, start)
+        places.add(length, end)
+        at = end
+    parts.append(text[at:])
+    return "".join(parts), places
