@@ -49,6 +49,7 @@ class Slot(IntEnum):
     MEDDLER = 68
     MEDDLING = 69
     NAMED = 70
+    GARBLED = 71
 
 
 IN_BODY = frozenset(slot for slot in Slot if Slot.SYSTEM <= slot < Slot.CORRECTION)
@@ -87,6 +88,17 @@ def name_of(flock: Flock, person: int) -> str:
 def conversation_of(flock: Flock, person: int, conversation: int) -> str:
     """One of a person's conversations."""
     return flock.said(PEOPLE + person, Slot.FIRST_CONVERSATION + conversation - 1)
+
+
+def broken(request: Request, flock: Flock, port: int) -> bytes:
+    """A request that ends in its middle, or in which a header is none."""
+    sent = wire(request, flock)
+    lines = [f"POST {sent.path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {len(sent.raw)}"]
+    lines += [f"{name}: {value}" for name, value in sent.headers.items()]
+    if request.how is How.GARBLED:
+        lines.append(f"X-Broken {flock.said(request.number, Slot.GARBLED)}")
+    head = "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
+    return head + sent.raw[: len(sent.raw) // 2 if request.how is How.HALF_SENT else None]
 
 
 def secret_of(request: Request, flock: Flock) -> str | None:

@@ -11,17 +11,18 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 import aiohttp
 
 from bench.load.canary import Flock, answered
-from bench.load.canary_bodies import Slot, conversation_of, correction_of, key_header, name_of, wire
+from bench.load.canary_bodies import Slot, broken, conversation_of, correction_of, key_header, name_of, wire
 from bench.load.canary_ledger import Outcome, Record, Said, Verdict, expected_status, verdict_of
 from bench.load.canary_plan import (
     KEYED,
+    WIRELESS,
     Agree,
     Ask,
     Flight,
@@ -49,7 +50,7 @@ class Drive:
 
     def __init__(self, flock: Flock, port: int, control: Path, record: Record) -> None:
         self._flock, self._record = flock, record
-        self._url = f"http://127.0.0.1:{port}"
+        self._port, self._url = port, f"http://127.0.0.1:{port}"
         self._control_path = control
         self._proxy: aiohttp.ClientSession
         self._control: aiohttp.ClientSession
@@ -87,6 +88,8 @@ class Drive:
 
     async def _do(self, person: Person, step: Step) -> None:
         match step:
+            case Ask(request) if request.how in WIRELESS:
+                await self._break_off(request)
             case Ask(request):
                 await self._ask(request)
             case Agree():
@@ -133,6 +136,15 @@ class Drive:
         statuses = expected_status(request)
         if outcome.status and statuses and outcome.status not in statuses:
             self._trouble(f"request {request.number} ({request.form}, {request.how}): status {outcome.status}")
+
+    async def _break_off(self, request: Request) -> None:
+        outcome = self._record.outcomes[request.number] = Outcome(began=time.time())
+        _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(broken(request, self._flock, self._port))
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+        outcome.ended = time.time()
 
     async def _agree(self, person: Person, agree: Agree) -> None:
         name = name_of(self._flock, person.index)

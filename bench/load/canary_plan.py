@@ -63,9 +63,13 @@ class How(StrEnum):
     BAD_STAGE = "bad_stage"
     ERRAND = "errand"
     BAD_PATH = "bad_path"
+    HALF_SENT = "half_sent"
+    GARBLED = "garbled"
 
 
-ROWLESS = frozenset({How.BAD_BODY, How.BAD_STAGE, How.ERRAND, How.BAD_PATH})
+WIRELESS = frozenset({How.HALF_SENT, How.GARBLED})
+"""What breaks off before its own end, or is no proper HTTP: nobody waits for an answer to it."""
+ROWLESS = frozenset({How.BAD_BODY, How.BAD_STAGE, How.ERRAND, How.BAD_PATH, *WIRELESS})
 """What is refused before it is understood, or says nothing that could be kept, leaves no row whoever agreed."""
 
 
@@ -217,6 +221,8 @@ _HOWS = {
     How.BAD_STAGE: 1,
     How.ERRAND: 2,
     How.BAD_PATH: 1,
+    How.HALF_SENT: 2,
+    How.GARBLED: 1,
 }
 _FORMS = {Form.CHAT: 50, Form.TEXT: 16, Form.RESPONSES: 17, Form.MESSAGES: 17}
 _NARROWING: tuple[tuple[str, frozenset[str]], ...] = (

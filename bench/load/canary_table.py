@@ -51,7 +51,7 @@ def _summary(proof: Proof) -> list[str]:
     secrets = sum(1 for request in ledger.requests.values() if request.secret is not None)
     figures = [
         ("requests", f"{len(ledger.requests):,} by {len(ledger.people):,} people in {proof.requests_s:.0f} s"),
-        ("of which broken off by the client", f"{hows[How.ABORT]:,}"),
+        ("of which broken off by the client", f"{hows[How.ABORT] + hows[How.HALF_SENT]:,}"),
         ("of which failing in the engine", f"{hows[How.FAIL] + hows[How.REFUSE] + hows[How.BREAK]:,}"),
         ("of which with a secret inside", f"{secrets:,}"),
         ("kept, compared field by field", f"{len(rows.kept):,} ({verdicts[Verdict.MUST]:,} had to be)"),

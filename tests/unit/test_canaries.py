@@ -23,13 +23,14 @@ from bench.load.canary import (
     as_percent,
     secret_text,
 )
-from bench.load.canary_bodies import Slot, as_kept, secret_of, wire
+from bench.load.canary_bodies import Slot, as_kept, broken, secret_of, wire
 from bench.load.canary_drive import said_in
 from bench.load.canary_ledger import SLOW_S, Ledger, Outcome, Place, Record, Said, Verdict, verdict_of
 from bench.load.canary_plan import (
     HEADERS_GRANT,
     KEYED,
     LIVES,
+    WIRELESS,
     Agree,
     Ask,
     Flight,
@@ -192,6 +193,16 @@ def test_what_may_be_kept_by_the_plan_is_what_consent_decides() -> None:
             decided = {purpose.value for purpose in allowed} if not step.nameless else set()
             decided &= decided if person.key_consent is None else person.key_consent
             assert step.keeps == (decided if step.leaves_row else set()), (person.stance, step)
+
+
+def test_a_broken_request_breaks_off_in_its_body_or_has_a_header_that_is_none() -> None:
+    for how in WIRELESS:
+        raw = broken(a_request(how=how), FLOCK, 80)
+        head, _, body = raw.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")[1:]
+        assert all(b": " in line for line in lines) is (how is How.HALF_SENT)
+        length = int(next(line for line in lines if line.startswith(b"Content-Length")).split()[1])
+        assert (len(body) == length) is (how is How.GARBLED)
 
 
 def test_every_text_of_a_request_is_its_own() -> None:
