@@ -53,12 +53,12 @@ FROM exchanges LEFT JOIN exchange_contents USING (request_id)
 """
 _TORN = """
 SELECT count(*) FROM (
-    SELECT complete, streamed, response IS NOT NULL AS is_kept,
+    SELECT complete, streamed, outcome, response IS NOT NULL AS is_kept,
         coalesce(json_extract(response, '$.choices[0].finish_reason'), '') = 'stop' AS is_ended,
         coalesce(json_extract(response, '$.choices[0].message.content'), '') AS text
     FROM exchanges JOIN exchange_contents USING (request_id)
 ) WHERE CASE
-    WHEN NOT complete THEN is_kept
+    WHEN NOT complete THEN outcome = 'whole' OR is_ended
     WHEN streamed THEN NOT (is_ended AND text = :streamed)
     ELSE NOT (is_ended AND text LIKE '%' || :plain_end)
 END

@@ -56,7 +56,7 @@ class Kept:
     """What the daemon tells of itself once all is quiet, and what stands in its database file.
 
     `with_content` are the records that say what was said, `torn` those of them that are complete without the engine's
-    whole reply, or hold a reply without being complete.
+    whole reply, or say of a part that it is the whole.
     """
 
     active: int
