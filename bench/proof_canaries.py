@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -46,10 +45,11 @@ from bench.load.canary_places import looked, planted
 from bench.load.canary_plan import HEADERS_GRANT, KEYED, LIVES, Person, Stance, planned
 from bench.load.canary_rows import learned_in, looked_through, unanswered
 from bench.load.canary_table import Proof, as_json, table
+from bench.load.command import concluded
 from bench.load.errors import CannotMeasure
 from gaiad.cli.client import Client
 from gaiad.disk import write_private
-from gaiad.errors import GaiadError, Refuse
+from gaiad.errors import Refuse
 from gaiad.keys import Key, Keyring, digest_of, render
 from tests.fakes.vllm_process import running_vllm
 
@@ -272,16 +272,15 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and print one table; 1 where something lies where it must not, or does not where it must."""
     options = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("canaries: it was ended"))
     print(f"canaries: the seed is {options.seed}", file=sys.stderr)
-    try:
+
+    def proved() -> bool:
         with _folder(options.keep) as folder:
             proof = prove(folder, options.requests, options.seed, options.people)
-    except (CannotMeasure, GaiadError) as error:
-        print(f"canaries: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
-    return 0 if proof.holds else 1
+        print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
+        return proof.holds
+
+    return concluded("canaries", proved)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ if not __package__:
 
 import structlog
 
+from bench.load.command import concluded
 from bench.load.erased import found_in, wrong_with
 from bench.load.errors import CannotMeasure
 from bench.load.lived import ERASED, Lived, digest_without, lived
@@ -333,17 +334,16 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Erase so often and print one table; 1 where something is left or missing."""
     options = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("erasure: it was ended"))
     print(f"erasure: the seed is {options.seed}", file=sys.stderr)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    try:
+
+    def proved() -> bool:
         with tempfile.TemporaryDirectory(prefix="proof-erasure-") as folder:
             proof = prove(Path(folder), options.rounds, options.users, options.kills, options.seed)
-    except (CannotMeasure, GaiadError) as error:
-        print(f"erasure: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
-    return 0 if proof.holds else 1
+        print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
+        return proof.holds
+
+    return concluded("erasure", proved)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,9 @@ if not __package__:
 import aiohttp
 
 from bench.load import targets as kinds
-from bench.load.errors import CannotMeasure
+from bench.load.command import concluded
 from bench.load.kept import Acknowledged, as_left, said_in, wrong_with
 from bench.load.targets import Target
-from gaiad.errors import GaiadError
 from tests.fakes.vllm_process import running_vllm
 
 LOAD_S = 0.6
@@ -269,16 +268,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Kill so often and print one table; 1 where something is lost or half there."""
     options = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kills: it was ended"))
     print(f"kills: the seed is {options.seed}", file=sys.stderr)
-    try:
+
+    def proved() -> bool:
         with tempfile.TemporaryDirectory(prefix="proof-kills-") as folder:
             proof = prove(Path(folder), options.kills, options.seed, options.clients)
-    except (CannotMeasure, GaiadError) as error:
-        print(f"kills: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
-    return 0 if proof.holds else 1
+        print(json.dumps(as_json(proof)) if options.json else "\n".join(table(proof)))
+        return proof.holds
+
+    return concluded("kills", proved)
 
 
 if __name__ == "__main__":

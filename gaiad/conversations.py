@@ -28,7 +28,7 @@ from gaiad.feedback import Feedback, newest_of, said_of
 from gaiad.grants import Grants
 from gaiad.redact_file import load_scrubber
 from gaiad.retention import Held
-from gaiad.signals import Asked, Signal, lately, regenerated
+from gaiad.signals import Asked, Signal, lately, regenerated, untimed
 from gaiad.user import user_name
 
 _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.name != "decision")
@@ -298,14 +298,14 @@ async def _write_contents(
         for what in contents[one.request_id].signals
     ]
     asked = zip(records, rows, strict=True)
-    questions = {(_untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
+    questions = {(untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
     signals += await _asked_again(connection, questions, max(one.at for one in records))
     if signals:
         await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
 
 
 async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[str]) -> None:
-    for table in (tables.signals, tables.feedback, tables.exchange_contents):
+    for table in tables.CONTENT:
         await connection.execute(sa.delete(table).where(table.c.request_id.in_(request_ids)))
     exchanges = tables.exchanges
     marked = sa.update(exchanges).where(exchanges.c.request_id.in_(request_ids), exchanges.c.decision == "kept")
@@ -325,12 +325,8 @@ async def _asked_again(
             .where(contents.question.in_(some))
         )
         for row in (await connection.execute(query)).all():
-            found.append(Asked(row.request_id, _untimed(row.question), row.started, row.at, row.outcome))
+            found.append(Asked(row.request_id, untimed(row.question), row.started, row.at, row.outcome))
     return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
-
-
-def _untimed(question: str) -> str:
-    return question.partition("-")[0]
 
 
 async def _signals(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[Json]]:

@@ -19,7 +19,7 @@ from gaiad import aside, tables
 from gaiad.aside import SetAside
 from gaiad.curriculum import Json
 from gaiad.db import Database
-from gaiad.erasure import Kind, Phase, Selector
+from gaiad.erasure import Kind, Phase, Selector, exchange_ids_of
 
 _COLUMNS = {Kind.USER: "user", Kind.CONVERSATION: "conversation", Kind.EXCHANGE: "request_id"}
 
@@ -55,12 +55,13 @@ class Erasure:
     @property
     def exchange_ids(self) -> list[str]:
         """The exchanges that go; fixed when it was asked for."""
-        return _texts(self.report.get("exchange_ids"))
+        return exchange_ids_of(self.report)
 
     @property
     def unread(self) -> list[str]:
         """The damaged stores of which nobody knows whether they hold any of it."""
-        return _texts(self.report.get("unread"))
+        unread = self.report.get("unread")
+        return [str(one) for one in unread] if isinstance(unread, list) else []
 
     @property
     def copies_since(self) -> float | None:
@@ -117,10 +118,10 @@ class Erasures:
 
     async def purge(self, erasure: Erasure) -> Erasure:
         """Delete content, feedback and signals of its exchanges; the same commit notes how many rows went."""
-        contents, exchanges, ids = tables.exchange_contents, tables.exchanges, erasure.exchange_ids
+        exchanges, ids = tables.exchanges, erasure.exchange_ids
         went: dict[str, Json] = {}
         async with self._db.write() as connection:
-            for table in (tables.signals, tables.feedback, contents):
+            for table in tables.CONTENT:
                 deleted = erasure.went(table.name)
                 for some in tables.in_parts(ids):
                     deleted += (await connection.execute(sa.delete(table).where(table.c.request_id.in_(some)))).rowcount
@@ -136,7 +137,7 @@ class Erasures:
         """How many rows with content of these exchanges there still are."""
         found = 0
         async with self._db.read() as connection:
-            for table in (tables.exchange_contents, tables.feedback, tables.signals):
+            for table in tables.CONTENT:
                 for some in tables.in_parts(ids):
                     query = sa.select(sa.func.count()).select_from(table).where(table.c.request_id.in_(some))
                     found += (await connection.execute(query)).scalar_one()
@@ -211,7 +212,3 @@ def _reach(kept: Sequence[tuple[str, float]], lost: Sequence[str], unread: Seque
     # Of what lies in a damaged store nobody knows since when it is in copies.
     since = 0.0 if lost or unread else kept[0][1] if kept else None
     return Reach(tuple(dict.fromkeys([*lost, *(one for one, _ in kept)])), since, tuple(unread))
-
-
-def _texts(value: Json) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []

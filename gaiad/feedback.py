@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
@@ -22,6 +22,7 @@ from gaiad.errors import Refuse
 from gaiad.exchange import MAX_NOTE_CHARS, Judgement, is_score, scope_of, storable, verdict_word
 from gaiad.grants import Grants
 from gaiad.redact import Scrubber
+from gaiad.signals import said_in
 
 MAX_CORRECTION_CHARS = 200_000
 _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
@@ -212,10 +213,5 @@ def _messages(request: str | None) -> list[dict[str, Json]]:
 def answer_text(response: str | None) -> str | None:
     """What the assistant says in a kept chat reply; None where that is nothing, or where it calls tools."""
     body = json.loads(response) if response else {}
-    choices = body.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, Mapping) else None
-    if not isinstance(message, Mapping) or message.get("tool_calls") or message.get("function_call"):
-        return None
-    content = message.get("content")
-    return content if isinstance(content, str) and content.strip() else None
+    text, calls = said_in(body) if body.get("choices") else ("", False)
+    return None if calls or not text.strip() else text

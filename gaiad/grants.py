@@ -131,9 +131,10 @@ class Grants:
             return problem
         event = GrantEvent(name, Purpose(purpose), Action(action), source, at, scope, expires_at)
         async with self._db.write() as connection:
-            event = _stamped(event, await events(connection, name))
+            history = await events(connection, name)
+            event = _stamped(event, history)
             await connection.execute(sa.insert(tables.grants).values(dataclasses.asdict(event)))
-            found = await events(connection, name)
+            found = (*history, event)
             if event.action is Action.REVOKE:
                 # Before the commit: what is written meanwhile may not miss a revocation.
                 self._remember(name, found)

@@ -85,6 +85,11 @@ def timed(question: str, at: float) -> str:
     return f"{question}-{int(at // ASKED_AGAIN_WITHIN_S):x}"
 
 
+def untimed(written: str) -> str:
+    """The question that was written down, whenever it was asked."""
+    return written.partition("-")[0]
+
+
 def lately(question: str, at: float) -> tuple[str, str]:
     """Under what it may have been written down where it was asked soon before `at`, too."""
     return timed(question, at), timed(question, at - ASKED_AGAIN_WITHIN_S)

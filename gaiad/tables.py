@@ -94,6 +94,9 @@ signals = sa.Table(
 )
 """What a reply's fate says without anybody saying it: JSON that is none, a question asked again, a stream left."""
 
+CONTENT = (signals, feedback, exchange_contents)
+"""All that goes with what was said in an exchange, in the order in which it can go."""
+
 adapter_versions = sa.Table(
     "adapter_versions",
     metadata,

@@ -1,7 +1,7 @@
-"""What every command of the proxy's benchmarks begins and ends with: a place to measure in, and an exit code.
+"""What commands that measure or prove begin and end with: a place to measure in, and an exit code.
 
-The place is a temporary folder with both C programs compiled, and the cores of proxies and load. It goes again however
-the command ends, SIGTERM included.
+The place of the proxy's benchmarks is a temporary folder with both C programs compiled, and the cores of proxies and
+load. It goes again however the command ends, SIGTERM included.
 """
 
 from __future__ import annotations
@@ -63,10 +63,19 @@ def _place(name: str) -> Iterator[Place]:
 
 def carried_out(name: str, work: Callable[[Place], bool]) -> int:
     """Do `work` in a place of its own; 0 where it says that all is well, 1 where it does not or cannot run."""
+
+    def placed() -> bool:
+        with _place(name) as place:
+            return work(place)
+
+    return concluded(name, placed)
+
+
+def concluded(name: str, work: Callable[[], bool]) -> int:
+    """Do `work`; 0 where it says that all is well, 1 where it does not or cannot run."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{name}: it was ended"))
     try:
-        with _place(name) as place:
-            return 0 if work(place) else 1
+        return 0 if work() else 1
     except (CannotMeasure, GaiadError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
