@@ -195,6 +195,7 @@ class _Daemon:
         self.housekeeper = Housekeeper(
             config=config,
             conversations=self.conversations,
+            erasures=self.erasures,
             is_learning=lambda: self.learner.status()["cycle"] is not None,
         )
 

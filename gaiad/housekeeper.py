@@ -18,6 +18,7 @@ from gaiad import dataset_files
 from gaiad.config import Config, StoreConfig
 from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
+from gaiad.erasures import Erasures
 from gaiad.errors import StoreError
 from gaiad.retention import Bound, Retention
 
@@ -30,18 +31,23 @@ _MIB = 1024 * 1024
 
 
 class Housekeeper:
-    """`run` as one task of the daemon. `is_learning` says whether a cycle runs, whose dataset may not go now."""
+    """`run` as one task of the daemon. `is_learning` says whether a cycle runs, whose dataset may not go now.
+
+    Nor may any while `erasures` has an unfinished one: its report names what went, so it has to find it.
+    """
 
     def __init__(
         self,
         *,
         config: Config,
         conversations: Conversations,
+        erasures: Erasures,
         is_learning: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._conversations = conversations
+        self._erasures = erasures
         self._is_learning = is_learning
         self._clock = clock
 
@@ -66,9 +72,9 @@ class Housekeeper:
         less, gone = await self._let_go(Retention(bounds_of(self._config.store), now))
         # Before the datasets: one that cannot be removed must not keep these.
         rows = await self._conversations.delete_old_metadata(now - self._config.store.metadata_days * _DAY_S)
-        datasets = [] if self._is_learning() else await self._stale_datasets()
-        if self._is_learning():
-            # One that began meanwhile may be writing the folder that was looked at half-written.
+        datasets = [] if await self._are_wanted() else await self._stale_datasets()
+        if await self._are_wanted():
+            # A cycle that began meanwhile may be writing the folder that was looked at half-written.
             datasets = []
         await asyncio.to_thread(dataset_files.remove, datasets)
         if less or gone or datasets:
@@ -86,6 +92,10 @@ class Housekeeper:
             less += sum(bool(left) for left in changes.values())
             if after is None:
                 return less, gone
+
+    async def _are_wanted(self) -> bool:
+        """Whether datasets are another's to write or to remove."""
+        return self._is_learning() or bool(await self._erasures.unfinished())
 
     async def _stale_datasets(self) -> list[Path]:
         """Datasets in which an exchange stands that is no longer kept for learning."""

@@ -17,6 +17,8 @@ from gaiad.config import Config, StoreConfig
 from gaiad.consent import Purpose, with_included
 from gaiad.conversations import Conversations
 from gaiad.db import Database
+from gaiad.erasure import Kind, Phase, Selector
+from gaiad.erasures import Erasures
 from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.housekeeper import Housekeeper, bounds_of
 from gaiad.retention import Bound, Held, Retention
@@ -135,7 +137,11 @@ async def test_the_housekeeper_lets_go_of_contents_rows_and_datasets(tmp_path: P
     stale = dataset(config.datasets_dir, "stale", "r0", "r2")
     none = dataset(config.datasets_dir, "none")
     housekeeper = Housekeeper(
-        config=config, conversations=conversations, is_learning=lambda: learning[0], clock=lambda: now
+        config=config,
+        conversations=conversations,
+        erasures=Erasures(database),
+        is_learning=lambda: learning[0],
+        clock=lambda: now,
     )
     try:
         await housekeeper.tidy()
@@ -161,7 +167,9 @@ async def test_a_dataset_that_was_cut_off_within_a_character_goes_and_stops_noth
     line = '{"messages": [], "origin": "exchange:r2", "text": "\N{SNOWMAN}'.encode()
     (torn / "train.jsonl").write_bytes((torn / "train.jsonl").read_bytes() + line[:-1])
     assert [*dataset_files.exchanges_in(torn)] == ["r1", "r2"]
-    housekeeper = Housekeeper(config=config, conversations=Conversations(database), is_learning=lambda: False)
+    housekeeper = Housekeeper(
+        config=config, conversations=Conversations(database), erasures=Erasures(database), is_learning=lambda: False
+    )
     await housekeeper.tidy()
     assert not torn.exists()
     await database.close()
@@ -173,10 +181,29 @@ async def test_the_dataset_of_a_cycle_that_began_meanwhile_stays(tmp_path: Path)
     written = dataset(config.datasets_dir, ".freezing-1", "r1")
     begins = iter([False])
     housekeeper = Housekeeper(
-        config=config, conversations=Conversations(database), is_learning=lambda: next(begins, True)
+        config=config,
+        conversations=Conversations(database),
+        erasures=Erasures(database),
+        is_learning=lambda: next(begins, True),
     )
     await housekeeper.tidy()
     assert written.is_dir()
+    await database.close()
+
+
+async def test_the_datasets_that_an_erasure_has_to_name_are_left_to_it(tmp_path: Path) -> None:
+    config = Config(tmp_path, tmp_path / "control.sock")
+    database = await Database.open(config)
+    erasures, named = Erasures(database), dataset(config.datasets_dir, "named", "r1")
+    begun = await erasures.begin("erasure-1", Selector(Kind.USER, "ana"), 1.0, "test")
+    housekeeper = Housekeeper(
+        config=config, conversations=Conversations(database), erasures=erasures, is_learning=lambda: False
+    )
+    await housekeeper.tidy()
+    assert named.is_dir()
+    await erasures.note(dataclasses.replace(begun, phase=Phase.DONE, ended=2.0))
+    await housekeeper.tidy()
+    assert not named.exists()
     await database.close()
 
 
@@ -187,7 +214,9 @@ async def test_old_rows_go_even_where_a_dataset_cannot(tmp_path: Path) -> None:
     await conversations.keep([record(1, 1.0)])
     (dataset(config.datasets_dir, "odd", "r1") / "train.jsonl").unlink()
     (config.datasets_dir / "odd" / "train.jsonl").mkdir()
-    housekeeper = Housekeeper(config=config, conversations=conversations, is_learning=lambda: False)
+    housekeeper = Housekeeper(
+        config=config, conversations=conversations, erasures=Erasures(database), is_learning=lambda: False
+    )
     with pytest.raises(IsADirectoryError):
         await housekeeper.tidy()
     assert await conversations.exchanges(5) == []
