@@ -50,10 +50,18 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One source of examples: `kind` names a module in `learner.sources`, `options` are its own."""
+    """One source of examples: `kind` names a module in `learner.sources`, `options` are its own.
+
+    `name` tells sources of one kind apart and stands in each example; it is the kind where nothing else is said.
+    `target` is how many examples of it the train split is to hold (None: its share of what the others leave), `weight`
+    how much each of them counts in the loss.
+    """
 
     kind: str
     options: Mapping[str, Json] = field(default_factory=dict)
+    name: str = ""
+    target: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,14 @@ _PARTS: dict[str, Json] = {
     "sources": {
         "type": "array",
         "minItems": 1,
-        "items": _object("kind", kind=_NAME, options={"type": "object"}),
+        "items": _object(
+            "kind",
+            kind=_NAME,
+            name=_NAME,
+            target=_whole(1, 1_000_000),
+            weight={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            options={"type": "object"},
+        ),
     },
     "split": _object(
         "train validation heldout",
@@ -312,7 +327,7 @@ def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
         stages=tuple(cast("list[str]", spec["stages"])),
         lora=LoraSpec(**{**_keywords(lora), "target_modules": tuple(cast("list[str]", lora["target_modules"]))}),
         training=TrainingSpec(**_keywords(training)),
-        sources=tuple(SourceSpec(str(one["kind"]), cast("dict[str, Json]", one.get("options", {}))) for one in sources),
+        sources=tuple(_source(one) for one in sources),
         split=SplitSpec(**_keywords(spec["split"])),
         exam=ExamSpec(**_keywords(spec["exam"])),
         gate=GateSpec(**_keywords(spec["gate"])),
@@ -321,6 +336,10 @@ def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
         seed=cast(int, spec["seed"]),
         digest=hashlib.sha256(canonical.encode()).hexdigest(),
     )
+
+
+def _source(given: Mapping[str, Json]) -> SourceSpec:
+    return SourceSpec(**_keywords({**given, "name": given.get("name", given["kind"])}))
 
 
 def _keywords(part: Json) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_datas
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.sources import tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
+from gaiad.learner.sources.source import Ground, Loader
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
 _SPLITS = ("train", "validation", "heldout")
-_LOADERS = {tool_registry.KIND: tool_registry.load_examples}
+_LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
 
 
 def shipped_curricula() -> Path:
@@ -80,7 +81,7 @@ def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[Corrected
         if loader is None:
             known = ", ".join(sorted(_LOADERS))
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
-        examples.extend(loader(source, curriculum, folder))
+        examples.extend(loader(source, Ground(curriculum, folder)).examples)
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)

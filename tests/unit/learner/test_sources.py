@@ -16,6 +16,7 @@ from gaiad.learner.exams.score import fits, parsed_object, score
 from gaiad.learner.exams.tool_choice import items
 from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, load_frozen, shipped_curricula
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections, shaping_fields
+from gaiad.learner.sources.source import Ground
 from gaiad.learner.sources.tool_registry import load_examples, runtime_request
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
@@ -173,9 +174,9 @@ def test_best_constant_answer_is_a_poor_one(built: Built) -> None:
 def test_generation_is_repeatable_and_follows_the_seed(demo: Built) -> None:
     curriculum, dataset = demo
     assert gather(curriculum, FOLDER, []).digest == dataset.digest
-    other = load_examples(curriculum.sources[0], replace(curriculum, seed=1), FOLDER)
+    other = load_examples(curriculum.sources[0], Ground(replace(curriculum, seed=1), FOLDER)).examples
     assert {one.key() for one in other} != {
-        one.key() for one in load_examples(curriculum.sources[0], curriculum, FOLDER)
+        one.key() for one in load_examples(curriculum.sources[0], Ground(curriculum, FOLDER)).examples
     }
 
 
@@ -341,7 +342,7 @@ def test_missing_material_and_unknown_kinds_and_options_are_named(folder: Path) 
         ({"fills": "many"}, "must be numbers"),
     ):
         with pytest.raises(CurriculumError, match=told):
-            load_examples(replace(source, options=options), curriculum, folder)  # type: ignore[arg-type]
+            load_examples(replace(source, options=options), Ground(curriculum, folder))  # type: ignore[arg-type]
     (folder / "prompt.json").unlink()
     with pytest.raises(CurriculumError, match=r"cannot read .*prompt\.json"):
         gather(curriculum, folder, [])
