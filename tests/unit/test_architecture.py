@@ -32,7 +32,9 @@ LAYERS: dict[int, str] = {
         learner.cycle learner.dataset learner.gate learner.packing learner.exams.answers learner.exams.kinds
         learner.exams.score
         learner.exams.tool_choice
-        learner.sources.requests learner.sources.tool_prompt
+        learner.sources.registry_forms learner.sources.requests learner.sources.schema_faults
+        learner.sources.schema_patterns learner.sources.schema_values learner.sources.tool_catalogues
+        learner.sources.tool_frames learner.sources.tool_prompt learner.sources.tool_requests learner.sources.tool_words
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
@@ -45,7 +47,8 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.source learner.sources.tool_registry
+        learner.sources.catalogue learner.sources.exchanges learner.sources.own_tools learner.sources.registry_files
+        learner.sources.source learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,

@@ -22,7 +22,7 @@ from gaiad.curriculum import Curriculum, Json, parse_curriculum
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import tool_registry
+from gaiad.learner.sources import own_tools, tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
 from gaiad.learner.sources.source import Ground, Loader
 
@@ -30,7 +30,10 @@ FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
 _SPLITS = ("train", "validation", "heldout")
-_LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
+_LOADERS: dict[str, Loader] = {
+    own_tools.KIND: own_tools.load_examples,
+    tool_registry.KIND: tool_registry.load_examples,
+}
 
 
 def shipped_curricula() -> Path:
@@ -76,19 +79,22 @@ def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[Corrected
         DatasetError: where the dataset would be too small or would leak.
     """
     examples: list[Example] = []
+    own_catalogues: set[str] = set()
     for source in curriculum.sources:
         loader = _LOADERS.get(source.kind)
         if loader is None:
             known = ", ".join(sorted(_LOADERS))
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
-        examples.extend(loader(source, Ground(curriculum, folder)).examples)
+        gathered = loader(source, Ground(curriculum, folder))
+        examples.extend(gathered.examples)
+        own_catalogues |= gathered.own_catalogues
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
     dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
     dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
     usable = _usable(curriculum, in_text, dropped)
-    dataset = build_dataset(curriculum, examples, usable)
+    dataset = build_dataset(curriculum, examples, usable, own_catalogues)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     return replace(dataset, card={**dataset.card, "dropped": counts})
 

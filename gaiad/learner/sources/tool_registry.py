@@ -1,6 +1,7 @@
-"""The source `tool_registry`: a shipped registry of tools and request templates, made into examples.
+"""The source `tool_registry`: a registry of tools made into examples, the shipped one with its request templates.
 
-Reads `tools.json`, `prompt.json` and `requests.json` in the curriculum's folder. Options of the source:
+With the option `registry` (a JSON file, or `module:attribute`) it is that registry, with the options and the grammar of
+`own_tools`. Without it, it reads `tools.json`, `prompt.json` and `requests.json` in the curriculum's folder. Options:
 `prompt` (style), `tools` (names; all where absent), `intents` (names; all where absent; where given, the catalogue
 shows only what they need), `fills` (forms of each template), `catalogue_variants` (other catalogues, with tools
 missing, shuffled and mixed with strange ones) and `runtime_share` (how often the runtime's own catalogue is used).
@@ -19,7 +20,8 @@ import jsonschema
 
 from gaiad.curriculum import Curriculum, Json, SourceSpec
 from gaiad.errors import CurriculumError
-from gaiad.learner.dataset import Example, Message
+from gaiad.learner.dataset import Example, Message, catalogue_of
+from gaiad.learner.sources import own_tools
 from gaiad.learner.sources.requests import NO_TOOL, Intent, Material, Spoken, parse_material, spoken
 from gaiad.learner.sources.source import Gathered, Ground
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
@@ -51,6 +53,9 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
     Raises:
         CurriculumError: where material is missing or contradicts itself.
     """
+    named = _named(source)
+    if named is not None:
+        return own_tools.from_registries(source, ground, (named,))
     curriculum = ground.curriculum
     registry = _read(source, curriculum, ground.folder)
     schema = curriculum.stage_schemas.get(STAGE)
@@ -70,16 +75,34 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
                 expected={"selected_tool": tool, "params": params},
             )
         )
-    return Gathered(tuple(examples))
+    own = Example((*request(registry.prompt, registry.catalogues[0], ""), Message("assistant", "")), "", "", "")
+    return Gathered(tuple(examples), own_catalogues=frozenset({str(catalogue_of(own))}))
 
 
 def runtime_request(curriculum: Curriculum, folder: Path, words: str) -> tuple[Message, ...]:
     """The messages that the runtime sends for `words`, with its own catalogue, under the curriculum's profile."""
     for source in curriculum.sources:
         if source.kind == KIND:
+            named = _named(source)
+            if named is not None:
+                return own_tools.first_request(source, Ground(curriculum, folder), (named,), words)
             registry = _read(source, curriculum, folder)
             return request(registry.prompt, registry.catalogues[0], words)
     raise CurriculumError(f"{curriculum.adapter} has no source of kind {KIND}", hint="only such a source has requests")
+
+
+def _named(source: SourceSpec) -> str | None:
+    """The registry that the source names, None where it is the shipped one."""
+    options = source.options
+    if "registry" not in options:
+        return None
+    unknown = sorted(set(options) - own_tools.OPTIONS - {"registry"})
+    if unknown or not isinstance(options["registry"], str):
+        raise CurriculumError(
+            f"sources: {KIND} with a registry of its own has no options {', '.join(unknown) or 'but a named registry'}",
+            hint=f"known: registry (a text), {', '.join(sorted(own_tools.OPTIONS))}",
+        )
+    return options["registry"]
 
 
 def _read(source: SourceSpec, curriculum: Curriculum, folder: Path) -> _Registry:
