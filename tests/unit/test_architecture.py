@@ -25,11 +25,12 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view report
-        retention rollout signals
+        card_page consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view
+        report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
-        learner.cycle learner.dataset learner.gate learner.packing learner.exams.answers learner.exams.kinds
+        learner.cycle learner.datacard learner.dataset learner.diversity learner.gate learner.packing
+        learner.exams.answers learner.exams.kinds
         learner.exams.score
         learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
@@ -59,7 +60,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
+        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.dataset
+        cli.erase
         cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
@@ -285,7 +287,7 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
+    offline = {"gaiad.cli.curriculum", "gaiad.cli.dataset", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()
