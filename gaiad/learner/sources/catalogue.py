@@ -24,7 +24,7 @@ from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import tool_registry
+from gaiad.learner.sources import judgement, tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
 from gaiad.learner.sources.source import Ground, Loader
 
@@ -32,7 +32,10 @@ FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
 _SPLITS = ("train", "validation", "heldout")
-_LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
+_LOADERS: dict[str, Loader] = {
+    tool_registry.KIND: tool_registry.load_examples,
+    judgement.KIND: judgement.load_examples,
+}
 
 
 def shipped_curricula() -> Path:
