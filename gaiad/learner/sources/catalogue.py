@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import cast
 
 import gaiad
-from gaiad.curriculum import Curriculum, Json, parse_curriculum
+from gaiad.card_page import card_page
+from gaiad.curriculum import Curriculum, Json, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
+from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import own_tools, tool_registry
+from gaiad.learner.sources import judgement, own_tools, tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
 from gaiad.learner.sources.source import Ground, Loader
 
@@ -31,8 +33,9 @@ FREEZING = ".freezing-"
 _SPEC = "curriculum.json"
 _SPLITS = ("train", "validation", "heldout")
 _LOADERS: dict[str, Loader] = {
-    own_tools.KIND: own_tools.load_examples,
     tool_registry.KIND: tool_registry.load_examples,
+    judgement.KIND: judgement.load_examples,
+    own_tools.KIND: own_tools.load_examples,
 }
 
 
@@ -71,6 +74,22 @@ def load_curriculum(folder: Path, profile: str) -> Curriculum:
     return curriculum
 
 
+def problems_in(folder: Path) -> list[str]:
+    """Everything that is wrong with the spec in `folder`, under each of its profiles; empty where it can be used."""
+    text = (folder / _SPEC).read_text(encoding="utf-8", errors="replace")
+    problems: dict[str, None] = {}
+    for profile in profiles_of(text) or ["full"]:
+        try:
+            curriculum = load_curriculum(folder, profile)
+        except CurriculumError as error:
+            problems.update(dict.fromkeys(error.message.removeprefix(f"{folder / _SPEC}: ").split("; ")))
+            continue
+        for source in curriculum.sources:
+            if source.kind not in _LOADERS:
+                problems[f"sources: no kind {source.kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
+    return [*problems]
+
+
 def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[CorrectedExchange]) -> Dataset:
     """Read every source of `curriculum` and build its dataset, the corrections in train.
 
@@ -96,7 +115,7 @@ def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[Corrected
     usable = _usable(curriculum, in_text, dropped)
     dataset = build_dataset(curriculum, examples, usable, own_catalogues)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
-    return replace(dataset, card={**dataset.card, "dropped": counts})
+    return replace(dataset, card={**dataset.card, "dropped": counts, **datacard.described(dataset)})
 
 
 def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counter[str]) -> list[Example]:
@@ -129,6 +148,7 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
             _write(staging / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
         _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
+        _write(staging / "card.html", card_page(dataset.card))
         staging.rename(target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
