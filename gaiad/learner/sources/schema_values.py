@@ -123,9 +123,9 @@ def _told(drawing: _Drawing, value: Json, label: tuple[str, ...], schema: Mappin
 
 
 def role_of(frames: Frames, label: Sequence[str], schema: Mapping[str, Json]) -> Role:
-    """The role of a parameter by its format, else by its words."""
-    named = frames.role_named(str(schema.get("format", "plain")))
-    return frames.role_of(label) if named is frames.plain else named
+    """The role of a parameter by its words, else by its format."""
+    named = frames.role_of(label)
+    return frames.role_named(str(schema.get("format", "plain"))) if named is frames.plain else named
 
 
 def _unfolded(drawing: _Drawing, schema: Mapping[str, Json]) -> Mapping[str, Json]:
@@ -261,7 +261,9 @@ def _number(drawing: _Drawing, schema: Mapping[str, Json], *, whole: bool) -> in
         if math.ceil(low) > math.floor(high):
             raise ValueError(f"no whole number lies between {low} and {high}")
         return _rounded(drawing.draw.randint(math.ceil(low), math.floor(high)), math.ceil(low))
-    return round(low + (high - low) * drawing.draw.randint(1, 19) / 20, 3)
+    found = low + (high - low) * drawing.draw.randint(1, 19) / 20
+    found = round(found, 0 if high - low > 40 else 1 if high - low > 4 else 3)
+    return int(found) if found.is_integer() else found
 
 
 def _bounds(schema: Mapping[str, Json], *, whole: bool) -> tuple[float, float]:

@@ -30,7 +30,7 @@ STAGE = "tool_selection"
 KIND = "tool_registry"
 
 _OPTIONS = {"prompt", "tools", "intents", "fills", "catalogue_variants", "runtime_share"}
-_DROPPED, _ADDED = 3, 2
+_DROPPED, _ADDED = 2, 2
 _MISSING_CONFIDENCE = 0.85
 
 

@@ -60,12 +60,16 @@ class Asked:
 
 @dataclass(slots=True)
 class _Saying:
-    """What has been said so far of one request: `values` are filled in last, so that no typing error hits them."""
+    """What has been said so far of one request: `values` are filled in last, so that no typing error hits them.
+
+    `crowded` are the roles of more than one value: these are said with their labels, or nobody could tell them apart.
+    """
 
     draw: random.Random
     frames: Frames
     language: str
     values: list[str]
+    crowded: frozenset[str]
 
     def token(self, text: str) -> str:
         self.values.append(text)
@@ -108,7 +112,9 @@ def _speaks(frame: Frame, frames: Frames, wording: Wording) -> bool:
 def _asked(
     tool: Tool, wording: Wording, frame: Frame, drawn: Drawn, frames: Frames, material: Material, draw: random.Random
 ) -> Asked:
-    saying = _Saying(draw, frames, frame.language, [])
+    roles = [leaf.role.name for leaf in drawn.leaves]
+    crowded = frozenset(name for name in roles if roles.count(name) > 1)
+    saying = _Saying(draw, frames, frame.language, [], crowded)
     act = wording.acts[0] if draw.random() < 0.5 else draw.choice(wording.acts)
     confidence = _FIRM - _COSTS.get(frame.kind, 0) - (_MANY_COST if len(drawn.leaves) > _INLINE else 0)
     leaves = list(drawn.leaves)
@@ -151,10 +157,12 @@ def _english(
     frame: Frame, act: str, wording: Wording, leaves: Sequence[Leaf], saying: _Saying
 ) -> tuple[str, str, list[str]]:
     """The sentence with its deciding words in brackets, these words, and the sentences that follow it."""
-    tail = re.sub(r".*\{[a-zA-Z]+\}", "", frame.text)
-    inline = _INLINE if len(tail) < 2 else 1
-    within = "".join(_joined(leaf, saying) for leaf in leaves[:inline])
-    after = [_sentence(leaf, saying) for leaf in leaves[inline:]]
+    # Where more words follow, only what needs no comma is said inside.
+    between = len(re.sub(r".*\{[a-zA-Z]+\}", "", frame.text)) > 1
+    ways = [(leaf, _joins(leaf, saying, between=between)) for leaf in leaves]
+    inside = [(leaf, joins) for leaf, joins in ways if joins][: 1 if between else _INLINE]
+    within = "".join(_attached(leaf, saying, joins) for leaf, joins in inside)
+    after = [_sentence(leaf, saying) for leaf in leaves if all(leaf is not said for said, _ in inside)]
     slot = next(iter(frame.slots))
     phrase = {"act": act, "acting": acting(act), "title": wording.title}[slot]
     # The first value ends the deciding words: they are the tool's, not the request's.
@@ -176,14 +184,15 @@ def _capital(marked: str) -> str:
 def _foreign(frame: Frame, wording: Wording, leaves: list[Leaf], saying: _Saying) -> tuple[str, str, list[str]]:
     verb = saying.frames.verbs.get(wording.verb, {}).get(frame.language, "")
     noun = saying.frames.nouns.get(wording.noun, {}).get(frame.language, "")
-    place = next(
-        (at for at, leaf in enumerate(leaves) if wording.noun in leaf.role.nouns and not leaf.role.instead), -1
-    )
+    places = [at for at, leaf in enumerate(leaves) if wording.noun in leaf.role.nouns and not leaf.role.instead]
+    place = places[0] if len(places) == 1 else -1
     named = f" {saying.token(_said(leaves.pop(place), saying))}" if place >= 0 and "noun" in frame.slots else ""
-    said = named + "".join(_joined(leaf, saying) for leaf in leaves[:_INLINE])
+    said = named + "".join(_attached(leaf, saying, _joins(leaf, saying)) for leaf in leaves[:_INLINE])
     after = [_sentence(leaf, saying) for leaf in leaves[_INLINE:]]
     words = {"verb": verb, "noun": noun, "title": wording.title, "said": said}
-    key = f"{noun.split(' ', 1)[-1]} {verb}" if "verb" in frame.slots else wording.title
+    key = wording.title
+    if "verb" in frame.slots:
+        key = f"{verb} {noun}" if "{verb} {noun}" in frame.text else noun if said else f"{noun} {verb}"
 
     def fill(found: re.Match[str]) -> str:
         slot = found[1]
@@ -196,7 +205,7 @@ def _foreign(frame: Frame, wording: Wording, leaves: list[Leaf], saying: _Saying
 def _with_noun(act: str, leaves: list[Leaf], saying: _Saying) -> str:
     """Put the value of a leaf where the phrase has a word for it: "read a file" -> "read the file notes.txt"."""
     for at, leaf in enumerate(leaves):
-        nouns = "|".join(map(re.escape, leaf.role.nouns))
+        nouns = "|".join(map(re.escape, leaf.role.nouns)) if leaf.role.name not in saying.crowded else ""
         found = re.search(rf"\b(?:a|an|the|one|my) ((?:[a-z]+ )?(?:{nouns}))\b{_BEFORE}", act) if nouns else None
         if found is None or saying.draw.random() < 0.25 or not isinstance(leaf.value, str):
             continue
@@ -207,26 +216,30 @@ def _with_noun(act: str, leaves: list[Leaf], saying: _Saying) -> str:
     return act
 
 
-def _joined(leaf: Leaf, saying: _Saying) -> str:
-    """A value inside a sentence, with what joins it to the words before."""
-    return _attached(leaf, saying, _role_spoken(leaf, saying.frames))
+def _joins(leaf: Leaf, saying: _Saying, *, between: bool = False) -> tuple[str, ...]:
+    """The ways to attach a value to the words before it; `between` wants one that lets the sentence go on."""
+    role = _role_spoken(leaf, saying.frames)
+    joins = role.joins.get(saying.language, ())
+    naming = tuple(join for join in joins if "{label}" in join)
+    if not joins or role.name in saying.crowded or (len(leaf.label) > 1 and naming and saying.draw.random() < 0.6):
+        joins = naming or saying.frames.plain.joins[saying.language]
+    return tuple(join for join in joins if join[0] == " " and ":" not in join) if between else joins
 
 
 def _sentence(leaf: Leaf, saying: _Saying) -> str:
     """A value in a sentence of its own."""
+    name = "sentence"
     if isinstance(leaf.value, bool):
-        return _attached(leaf, saying, saying.frames.role_named("true_sentence" if leaf.value else "false_sentence"))
-    return _attached(leaf, saying, saying.frames.role_named("sentence"))
+        name = "true_sentence" if leaf.value else "false_sentence"
+    return _attached(leaf, saying, saying.frames.role_named(name).joins[saying.language])
 
 
-def _attached(leaf: Leaf, saying: _Saying, role: Role) -> str:
-    joins = role.joins.get(saying.language) or saying.frames.plain.joins[saying.language]
+def _attached(leaf: Leaf, saying: _Saying, joins: Sequence[str]) -> str:
     label = " ".join(leaf.label) or "value"
-    rest = " ".join(word for word in leaf.label if word not in role.names) or role.rest
-    words = {"label": label, "rest": rest, "last": leaf.label[-1] if leaf.label else label}
-    join = saying.draw.choice(joins)
-    filled = _SLOT.sub(lambda found: words.get(found[1].lower(), found[0]), join.replace("{Label}", label.capitalize()))
-    return filled.replace("{v}", saying.token(_said(leaf, saying)))
+    rest = " ".join(word for word in leaf.label if word not in leaf.role.names) or leaf.role.rest
+    words = {"label": label, "Label": label.capitalize(), "rest": rest, "last": leaf.label[-1] if leaf.label else label}
+    join = _SLOT.sub(lambda found: words.get(found[1], found[0]), saying.draw.choice(joins))
+    return join.replace("{v}", saying.token(_said(leaf, saying)))
 
 
 def _role_spoken(leaf: Leaf, frames: Frames) -> Role:
@@ -234,8 +247,11 @@ def _role_spoken(leaf: Leaf, frames: Frames) -> Role:
     if isinstance(leaf.value, bool):
         return frames.role_named("true" if leaf.value else "false")
     first = leaf.value[0] if isinstance(leaf.value, list) and leaf.value else leaf.value
-    fits = isinstance(first, str) == bool(leaf.role.values)
-    return leaf.role if fits else frames.plain
+    if isinstance(first, str) == bool(leaf.role.values) and leaf.role is not frames.plain:
+        return leaf.role
+    # "fourteen nights" rather than "nights fourteen".
+    several = isinstance(first, int | float) and leaf.label and leaf.label[-1].endswith("s") and first != 1
+    return frames.role_named("several") if several else frames.plain
 
 
 def _followed(text: str, sentences: Sequence[str]) -> str:

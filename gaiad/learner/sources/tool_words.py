@@ -17,15 +17,22 @@ from gaiad.learner.sources.tool_prompt import Tool
 
 _MOST_WORDS = 13
 _LEAST_WORDS = 4
-_BREAK_WORDS = "using by based which that so because where optionally supporting including via"
+_BREAK_WORDS = "using based which that so because where optionally supporting including via"
 _DOUBLED_WORDS = "stop set get put plan cut run begin forget submit log plot map drop tag pin scan step trim chat"
 _SMALL_WORDS = "a an the of to in on for from and or with by at is are as its it my this that into one be"
 _UNCOUNTED_WORDS = "memory weather music news status health audio volume code text traffic mail state history usage"
-_ARTICLE_WORDS = "a an the this my your its our some all any every each"
-_BREAKS, _DOUBLED, _SMALL, _UNCOUNTED, _ARTICLES = (
-    frozenset(words.split()) for words in (_BREAK_WORDS, _DOUBLED_WORDS, _SMALL_WORDS, _UNCOUNTED_WORDS, _ARTICLE_WORDS)
+_ARTICLE_WORDS = "a an the this my your its our some all any every each one today's"
+_ASKING_WORDS = "how what which whether who when where why"
+_BREAKS, _DOUBLED, _SMALL, _UNCOUNTED, _ARTICLES, _ASKING = (
+    frozenset(words.split())
+    for words in (_BREAK_WORDS, _DOUBLED_WORDS, _SMALL_WORDS, _UNCOUNTED_WORDS, _ARTICLE_WORDS, _ASKING_WORDS)
 )
 _PEOPLE = ((re.compile(r"\bthe user's\b|\byour\b", re.I), "my"), (re.compile(r"\b(?:the|a) user\b", re.I), "me"))
+_PREAMBLE = re.compile(
+    r"^(?:(?:this|a|the) (?:tool|function|command) (?:(?:is|can be) used to |allows (?:you|me) to |lets (?:you|me) "
+    r"|to |that |which )?|(?:used|use this(?: tool)?|tool|allows (?:you|me)) to )",
+    re.I,
+)
 _ENDS = (("ies", "y"), ("es", ""), ("s", ""))
 
 
@@ -47,44 +54,49 @@ def wording_of(tool: Tool, frames: Frames) -> Wording:
     words = words_of(tool.name)
     verb = next((word for word in words if word in frames.verbs), "")
     rest = tuple(word for word in words if word != verb)
-    acts = [*_described(tool.description, frames), *_named(verb, rest, words, frames)]
+    acts = list(_described(tool.description, frames))
+    # A name that ends with its verb seldom says what the verb is done to: "library_add" adds no library.
+    if not acts or (words and words[0] == verb):
+        acts += _named(verb, rest)
     title = " ".join(words) or tool.name
     noun = rest[0] if verb and len(rest) == 1 else ""
     return Wording(tuple(dict.fromkeys(acts)) or (f"use {title}",), title, verb, noun)
 
 
 def _described(description: str, frames: Frames) -> Iterator[str]:
+    """Phrases of the description's first clause: an order, a question, or a thing to be had."""
     clause = first_clause(description)
-    if not clause:
-        return
     first, _, rest = clause.partition(" ")
+    second = rest.partition(" ")[0].lower()
     verb = known_verb(first, frames.verbs)
-    if verb and rest:
+    if not verb and second in _ARTICLES and first.lower() not in _ARTICLES | _SMALL:
+        # "Abort the run": what stands before an article can hardly be a thing.
+        verb = first.lower().removesuffix("s") if not first.endswith("ss") else first.lower()
+    if verb and rest and second != "of":
         yield f"{verb} {rest}"
-        for other in frames.alike[verb]:
-            yield f"{other} {rest}"
-        return
-    if verb and not rest:
-        return
-    thing = clause if first.lower() in _ARTICLES or _plain_plural(first) else f"the {_lowered(clause)}"
-    for fetch in frames.fetching:
-        yield f"{fetch} {_lowered(thing)}"
+        yield from (f"{other} {rest}" for other in frames.alike.get(verb, ()))
+    elif first.lower() in _ASKING:
+        yield f"find out {clause}"
+        yield f"see {clause}"
+    elif clause and (rest or not verb):
+        plural = first.lower() in _ARTICLES or _plain_plural(first)
+        yield from (f"{fetch} {clause if plural else f'the {clause}'}" for fetch in frames.fetching)
 
 
-def _named(verb: str, rest: tuple[str, ...], words: tuple[str, ...], frames: Frames) -> Iterator[str]:
-    """A phrase of a name that begins with its verb, "read_file"; of another one only where it ends with it."""
-    if not verb or not rest or (words[0] != verb and words[-1] != verb):
-        return
-    thing = " ".join(rest)
-    yield f"{verb} {thing}" if rest[-1] in _UNCOUNTED else f"{verb} the {thing}"
+def _named(verb: str, rest: tuple[str, ...]) -> Iterator[str]:
+    """The phrase of a name that is a verb and what it is done to, "read_file"."""
+    if verb and rest:
+        thing = " ".join(rest)
+        yield f"{verb} {thing}" if rest[-1] in _UNCOUNTED else f"{verb} the {thing}"
 
 
 def first_clause(description: str) -> str:
     """The first sentence without brackets and final stop, cut where it grows long, in a speaker's own person."""
-    text = " ".join(re.sub(r"\([^)]*\)|\[[^\]]*\]", " ", description).split())
+    text = " ".join(re.sub(r"\([^)]*\)|\[[^\]]*\]|[{}\[\]]", " ", description).split())
     text = re.split(r"(?<=\w\w)[.!?:;](?:\s|$)| [-–—] |, e\.g\.| e\.g\. ", text, maxsplit=1)[0].strip(" .,:;-")
     for pattern, word in _PEOPLE:
         text = pattern.sub(word, text)
+    text = _PREAMBLE.sub("", text)
     words = text.split()
     for at, word in enumerate(words):
         cut = word.lower().strip(",") in _BREAKS or (at > 0 and words[at - 1].endswith(","))
@@ -132,11 +144,12 @@ def acting(phrase: str) -> str:
 
 
 def deciding(phrase: str) -> str:
-    """The words of a phrase that decide which tool is meant: the first four, without a small word at the end."""
-    words = phrase.split()[:4]
-    while len(words) > 1 and words[-1].lower() in _SMALL:
-        words.pop()
-    return " ".join(words)
+    """The words of a phrase that decide which tool is meant: four, one more or less so as not to end in a small one."""
+    words = phrase.split()
+    for count in (4, 5, 3, 2):
+        if len(words) >= count and words[count - 1].lower() not in _SMALL:
+            return " ".join(words[:count])
+    return " ".join(words[:4])
 
 
 def content_words(text: str) -> frozenset[str]:
