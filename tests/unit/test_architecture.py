@@ -29,7 +29,9 @@ LAYERS: dict[int, str] = {
         retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
-        learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
+        learner.allotment learner.controls learner.cycle learner.dataset learner.example learner.gate learner.likeness
+        learner.packing learner.shares
+        learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
