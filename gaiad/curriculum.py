@@ -349,7 +349,10 @@ def _meaning_problems(spec: Mapping[str, Json], profile: str) -> Iterator[str]:
             yield f"stage_schemas.{stage}: not a JSON Schema: {error.message}"
         if stage not in curriculum.stages:
             yield f"stage_schemas.{stage}: the stage is not among `stages`"
-    if exam.stage not in curriculum.stage_schemas:
+    if exam.stage not in curriculum.stages:
+        yield f"exam.stage: {exam.stage!r} is not among `stages` ({where})"
+    # The answers of other exams may be plain text.
+    elif exam.kind == "tool_choice" and exam.stage not in curriculum.stage_schemas:
         yield f"exam.stage: {exam.stage!r} has no schema in stage_schemas ({where})"
     if exam.items > split.heldout:
         yield f"exam.items: {exam.items} is more than split.heldout = {split.heldout} ({where})"

@@ -27,7 +27,7 @@ from gaiad.learner.attempt import Attempt, ExamProgress, Order
 from gaiad.learner.cycle import Command, Kind
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.examiner import KeptReports, exam_key, examine
-from gaiad.learner.exams import tool_choice
+from gaiad.learner.exams.kinds import exam_kind
 from gaiad.learner.exams.score import ExamReport, Item
 from gaiad.learner.ports import Gpu, Hold, ServingEngine
 from gaiad.learner.protocol import Job, Progress, Result
@@ -333,7 +333,7 @@ class Steps:
         assert curriculum is not None
         assert dataset is not None
         assert candidate is not None
-        items = await asyncio.to_thread(tool_choice.items, dataset.heldout, curriculum.exam)
+        items = await asyncio.to_thread(exam_kind(curriculum.exam.kind).items, dataset.heldout, curriculum.exam)
         active = self._registry.snapshot.active.get(attempt.order.adapter)
         base = await self._report(attempt, "base", items, BASE, constrained=True)
         incumbent = await self._report(attempt, "incumbent", items, active, constrained=True) if active else None
@@ -372,6 +372,7 @@ class Steps:
                 model=self._engine.served_name if subject == BASE else subject,
                 constrained=constrained,
                 max_tokens=max_tokens,
+                judge=exam_kind(attempt.curriculum.exam.kind).score,
                 concurrency=self._config.learning.exam_concurrency,
                 timeout_s=self._config.learning.exam_timeout_s,
                 on_progress=count,

@@ -31,7 +31,7 @@ LAYERS: dict[int, str] = {
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.dataset learner.example learner.gate learner.likeness
         learner.packing learner.shares
-        learner.exams.score learner.exams.tool_choice
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
