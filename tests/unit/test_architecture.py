@@ -45,7 +45,8 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.source learner.sources.tool_registry
+        learner.sources.catalogue learner.sources.exchanges learner.sources.material learner.sources.source
+        learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,
