@@ -29,7 +29,8 @@ from gaiad.learner.sources.source import Ground, Loader, Refused
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
-_SPLITS = ("train", "validation", "heldout")
+_FILES = {"train": "train.jsonl", "validation": "validation.jsonl", "heldout": "held_out.jsonl"}
+"""Each split's file in a frozen dataset."""
 _SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
 _LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
 
@@ -154,9 +155,9 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
     datasets_dir.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
     try:
-        for name in _SPLITS:
+        for name, file in _FILES.items():
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
-            _write(staging / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+            _write(staging / file, "".join(f"{line}\n" for line in lines))
         _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
         staging.rename(target)
     except OSError as error:
@@ -179,7 +180,7 @@ def load_frozen(path: Path) -> Dataset:
         DatasetError: where a file is missing or was changed since.
     """
     try:
-        splits = {name: _examples(path / f"{name}.jsonl") for name in _SPLITS}
+        splits = {name: _examples(path / file) for name, file in _FILES.items()}
         card = cast("Mapping[str, Json]", json.loads((path / "card.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read the dataset {path}: {error}", hint="remove it; it is rebuilt") from error

@@ -282,11 +282,11 @@ def test_frozen_dataset_reads_back_the_same_and_freezing_again_changes_nothing(d
     before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
     assert freeze(dataset, tmp_path) == path
     assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
-    assert set(before) == {"train.jsonl", "validation.jsonl", "heldout.jsonl", "card.json"}
+    assert set(before) == {"train.jsonl", "validation.jsonl", "held_out.jsonl", "card.json"}
     assert [one.name for one in tmp_path.iterdir()] == [dataset.digest]
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl", "card.json"])
+@pytest.mark.parametrize("name", ["train.jsonl", "held_out.jsonl", "card.json"])
 def test_a_changed_or_torn_dataset_is_refused(demo: Built, tmp_path: Path, name: Any) -> None:
     path = freeze(demo[1], tmp_path)
     text = (path / name).read_text("utf-8")
