@@ -29,10 +29,9 @@ LAYERS: dict[int, str] = {
         report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
-        learner.cycle learner.datacard learner.dataset learner.diversity learner.gate learner.packing
-        learner.exams.answers learner.exams.kinds
-        learner.exams.score
-        learner.exams.tool_choice
+        learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
+        learner.example learner.gate learner.likeness learner.packing learner.shares
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.judgements learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
@@ -46,7 +45,8 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.source
+        learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.material
+        learner.sources.source
         learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
