@@ -306,6 +306,14 @@ def parse_curriculum(text: str, profile: str) -> Curriculum:
     return _built(_under(spec, profile), profile)
 
 
+def profiles_of(text: str) -> list[str]:
+    """The names of a spec's profiles in its order; none where the text is no spec."""
+    try:
+        return [*cast("dict[str, Json]", json.loads(text)["profiles"])]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
 def _no_constant(name: str) -> Json:
     raise ValueError(f"{name} is not allowed")
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import cast
 
 import gaiad
-from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum
+from gaiad.card_page import card_page
+from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
+from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import tool_registry
+from gaiad.learner.sources import judgement, tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 
@@ -32,7 +34,10 @@ _SPEC = "curriculum.json"
 _FILES = {"train": "train.jsonl", "validation": "validation.jsonl", "heldout": "held_out.jsonl"}
 """Each split's file in a frozen dataset."""
 _SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
-_LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
+_LOADERS: dict[str, Loader] = {
+    tool_registry.KIND: tool_registry.load_examples,
+    judgement.KIND: judgement.load_examples,
+}
 
 
 def shipped_curricula() -> Path:
@@ -70,6 +75,22 @@ def load_curriculum(folder: Path, profile: str) -> Curriculum:
     return curriculum
 
 
+def problems_in(folder: Path) -> list[str]:
+    """Everything that is wrong with the spec in `folder`, under each of its profiles; empty where it can be used."""
+    text = (folder / _SPEC).read_text(encoding="utf-8", errors="replace")
+    problems: dict[str, None] = {}
+    for profile in profiles_of(text) or ["full"]:
+        try:
+            curriculum = load_curriculum(folder, profile)
+        except CurriculumError as error:
+            problems.update(dict.fromkeys(error.message.removeprefix(f"{folder / _SPEC}: ").split("; ")))
+            continue
+        for source in curriculum.sources:
+            if source.kind not in _LOADERS:
+                problems[f"sources: no kind {source.kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
+    return [*problems]
+
+
 def gather(
     curriculum: Curriculum,
     folder: Path,
@@ -100,7 +121,8 @@ def gather(
     dataset = build_dataset(curriculum, examples, taken)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
-    return replace(dataset, card={**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)})
+    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
+    return replace(dataset, card={**card, **datacard.described(dataset)})
 
 
 def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
@@ -162,6 +184,7 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
             _write(staging / file, "".join(f"{line}\n" for line in lines))
         _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
+        _write(staging / "card.html", card_page(dataset.card))
         staging.rename(target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)

@@ -282,7 +282,7 @@ def test_frozen_dataset_reads_back_the_same_and_freezing_again_changes_nothing(d
     before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
     assert freeze(dataset, tmp_path) == path
     assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
-    assert set(before) == {"train.jsonl", "validation.jsonl", "held_out.jsonl", "card.json"}
+    assert set(before) == {"train.jsonl", "validation.jsonl", "held_out.jsonl", "card.json", "card.html"}
     assert [one.name for one in tmp_path.iterdir()] == [dataset.digest]
 
 
