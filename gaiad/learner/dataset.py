@@ -93,11 +93,11 @@ def build_dataset(curriculum: Curriculum, examples: Sequence[Example], exchanges
     weights = {one.name: one.weight for one in curriculum.sources}
     chosen = {name: shuffled(_weighted(part, weights), curriculum.seed) for name, part in parts.items()}
     dropped["beyond the split's size"] = len(apart) - sum(len(part) for part in chosen.values())
-    kept = _kept_exchanges(exchanges, chosen["heldout"], split.near_duplicate, dropped)
+    kept = _kept_exchanges(curriculum, exchanges, chosen["heldout"], dropped)
     colliding = {there for _, there, _ in alike(kept, chosen["validation"], split.near_duplicate)}
     dropped["validation example near a correction"] = len(colliding)
     validation = [one for at, one in enumerate(chosen["validation"]) if at not in colliding]
-    train = shuffled([*_without_contradicted(chosen["train"], kept, dropped), *kept], curriculum.seed)
+    train = shuffled([*_without_contradicted(chosen["train"], kept, split.repeat, dropped), *kept], curriculum.seed)
     splits = {"train": train, "validation": _without_pairs(validation), "heldout": _without_pairs(chosen["heldout"])}
     dataset = _with_card(curriculum, splits, wanted, dropped)
     check_no_leaks(dataset, split.near_duplicate)
@@ -161,29 +161,23 @@ def _check_exam(curriculum: Curriculum, heldout: Sequence[Example]) -> None:
 
 
 def _kept_exchanges(
-    exchanges: Sequence[Example], heldout: Sequence[Example], threshold: float, dropped: Counter[str]
+    curriculum: Curriculum, exchanges: Sequence[Example], heldout: Sequence[Example], dropped: Counter[str]
 ) -> list[Example]:
-    """The corrections that may be trained on: the latest of each request, none near a held-out item."""
-    latest = _latest(exchanges)
-    leaking = {here for here, _, _ in alike(latest, heldout, threshold)}
+    """The exchanges that may be trained on: the last of each request or nearly so, none near a held-out item."""
+    latest = without_near(first_of(reversed(exchanges)), curriculum.split.repeat)[::-1]
+    leaking = {here for here, _, _ in alike(latest, heldout, curriculum.split.near_duplicate)}
     dropped["correction replaced by a later one"] = len(exchanges) - len(latest)
     dropped["correction near a held-out item"] = len(leaking)
     return [one for at, one in enumerate(latest) if at not in leaking]
 
 
-def _latest(exchanges: Sequence[Example]) -> list[Example]:
-    latest = {(one.stage, request_of(one)): at for at, one in enumerate(exchanges)}
-    return [exchanges[at] for at in sorted(latest.values())]
-
-
 def _without_contradicted(
-    train: Sequence[Example], exchanges: Sequence[Example], dropped: Counter[str]
+    train: Sequence[Example], exchanges: Sequence[Example], repeat: float, dropped: Counter[str]
 ) -> list[Example]:
-    """A correction speaks last: a generated example with the very same request gives way to it."""
-    corrected = {(one.stage, request_of(one)) for one in exchanges}
-    kept = [one for one in train if (one.stage, request_of(one)) not in corrected]
-    dropped["generated example replaced by a correction"] = len(train) - len(kept)
-    return kept
+    """A user speaks last: a generated example with the same request or nearly so gives way."""
+    contradicted = {at for at, _, _ in alike(train, exchanges, repeat)}
+    dropped["generated example replaced by a correction"] = len(contradicted)
+    return [one for at, one in enumerate(train) if at not in contradicted]
 
 
 # --- Catalogues, card and digest --------------------------------------------------------------------------------

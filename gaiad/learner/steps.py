@@ -164,8 +164,9 @@ class Steps:
         return signature((str(self.curricula()), *learning.documents, *learning.registries))
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
-        """What users corrected at the curriculum's stages and let be learned from."""
-        rows = await self._conversations.feedback.corrected(curriculum.stages)
+        """What users corrected or approved of at the curriculum's stages and let be learned from."""
+        feedback = self._conversations.feedback
+        rows = [*await feedback.corrected(curriculum.stages), *await feedback.approved(curriculum.stages)]
         return [CorrectedExchange(**row, shaped_by=await self._shaped_by(row["exchange_id"])) for row in rows]
 
     async def _shaped_by(self, exchange_id: str) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ async def test_a_bug_that_quotes_what_was_said_leaves_none_of_it_in_history_or_l
     async with world(tmp_path) as w:
         await corrected_exchange(w, "ada1", CANARY)
 
-        def broken(*given: Any) -> Any:
+        def broken(*given: Any, **more: Any) -> Any:
             raise KeyError(CANARY)
 
         monkeypatch.setattr(catalogue, "gather", broken)

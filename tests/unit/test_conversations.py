@@ -276,6 +276,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "conversation": "c1",
             "reply": SECRET,
             "began": 2.0,
+            "approved": False,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)

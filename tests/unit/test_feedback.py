@@ -34,14 +34,14 @@ def said(content: object, **more: object) -> dict[str, object]:
 
 def record(request_id: str, response: dict[str, object] | None, **more: Any) -> ExchangeRecord:
     fields = {"stage": "intent", "stage_reason": "header", "status": 200, "started": 1.0, "total_ms": 1.0}
+    purposes = frozenset({"log", "train"})
     return ExchangeRecord(
         request_id=request_id,
         at=1.0,
         user="ana",
-        purposes=frozenset({"log", "train"}),
         request={"messages": [{"role": "user", "content": "well?"}]},
         response=response,
-        **{**fields, **more},
+        **{**fields, "purposes": purposes, **more},
     )
 
 
@@ -84,6 +84,36 @@ async def test_the_reply_that_was_corrected_comes_along_where_it_is_a_whole_othe
     await conversations.keep([record])
     await conversations.feedback.add("r", Judgement("bad", "right"), 2.0)
     assert [row["reply"] for row in await conversations.feedback.corrected(["intent"])] == [reply]
+
+
+@pytest.mark.parametrize(
+    ("record", "judgements", "answers"),
+    [
+        (record("r", said(" Rain. ")), [Judgement("good")], [" Rain. "]),
+        (record("r", said("Rain.")), [Judgement("bad"), Judgement("good")], ["Rain."]),
+        (record("r", said("Rain.")), [Judgement("good"), Judgement("bad")], []),
+        (record("r", said("Rain.")), [Judgement("good", "Sun.")], []),
+        (record("r", said("Rain.")), [Judgement("fine")], []),
+        (record("r", said("Ra"), complete=False), [Judgement("good")], []),
+        (record("r", said("Ra"), finish_reason="length"), [Judgement("good")], []),
+        (record("r", said("Ra"), status=500), [Judgement("good")], []),
+        (record("r", said("Rain.", tool_calls=[{"id": "1"}])), [Judgement("good")], []),
+        (record("r", said("Rain."), purposes=frozenset({"log"})), [Judgement("good")], []),
+        (record("r", said("Rain."), stage="generation"), [Judgement("good")], []),
+    ],
+)
+async def test_a_whole_reply_that_its_user_calls_good_at_last_is_a_right_answer(
+    conversations: Conversations, record: ExchangeRecord, judgements: list[Judgement], answers: list[str]
+) -> None:
+    await conversations.keep([record])
+    for at, judgement in enumerate(judgements):
+        assert await conversations.feedback.add("r", judgement, 2.0 + at) is None
+    rows = await conversations.feedback.approved(["intent"])
+    assert [(row["correction"], row["reply"], row["approved"]) for row in rows] == [
+        (one, None, True) for one in answers
+    ]
+    await conversations.grants.append("ana", "train", "revoke", "test", 9.0)
+    assert await conversations.feedback.approved(["intent"]) == []
 
 
 @pytest.mark.parametrize("header_may_grant", [False, True])

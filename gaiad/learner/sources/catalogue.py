@@ -25,7 +25,7 @@ from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.sources import judgement, tool_registry
-from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
+from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 
 FREEZING = ".freezing-"
@@ -115,7 +115,10 @@ def gather(
     dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
     dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
     usable = _usable(curriculum, in_text, dropped)
-    dataset = build_dataset(curriculum, examples, usable)
+    most = int(curriculum.exchanges.max_share * curriculum.split.train)
+    taken = chosen(usable, plain, curriculum.exchanges, most=most)
+    dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
+    dataset = build_dataset(curriculum, examples, taken)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
     card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}

@@ -266,6 +266,16 @@ def test_latest_correction_of_a_request_counts_and_overrules_a_generated_answer(
     assert train not in dataset.train
 
 
+def test_of_nearly_the_same_corrections_the_last_is_kept_and_generated_ones_give_way() -> None:
+    long = "please bring the old violet umbrella of my aunt down from the dusty attic before it rains"
+    rows = [correction(f"{long} today", "e1"), correction(f"{long} again", "e2")]
+    assert build_dataset(curriculum(), pool(), rows).exchange_ids == ("e2",)
+    near = [*pool(), *(example(f"{long} {end}", f"s{n}/u") for n, end in enumerate(("quickly", "now")))]
+    dataset = build_dataset(curriculum(train=20), near, rows)
+    alike = [one for part in splits(dataset) for one in part if "umbrella" in request_of(one)]
+    assert len(alike) == 1
+
+
 def test_fair_choice_takes_every_stratum_and_group_in_turn() -> None:
     rows = [example(f"{stratum}{group}{n}", f"{stratum}/{group}") for stratum in "ab" for group in "xy" for n in "12"]
     rows += [example(f"a extra {n}", "a/z") for n in range(20)]
