@@ -1,7 +1,7 @@
 """Questions about a Markdown document whose answers stand in it, word for word.
 
-Each passage is asked about once, in the kind that it bears and that the document has had least of: definitions,
-sections, gaps, the order of steps, recitation, tables, code. Every question carries the place of its answer. Draws
+Each passage is asked about in the kind that it bears and that the document has had least of: definitions, sections,
+gaps, the order of steps, recitation, tables, code. Every question carries the place of its answer. Draws
 only from the seed; reads no file.
 """
 
@@ -36,17 +36,23 @@ _WORD = re.compile(r"[^\W\d_]{5,}(?:-[^\W\d_]+)*")
 _MARKUP = re.compile(r"[`<>\[\]|*_]|https?:")
 _LEAST_WORDS = 6
 _GAP = "____"
+_TURNS = {STEPS: 2, TABLE: 2}
+"""What has many places to ask for is asked twice; everything else is asked about once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, the passages that it is asked about as they are written, and its answer with the place of it."""
+    """One question, the passages that it is asked about as they are written, and its answer with the place of it.
+
+    `passage` is where what it is asked about begins; questions that share it belong together.
+    """
 
     kind: str
     text: str
     reference: str
     answer: str
     span: Span
+    passage: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class _Asked:
     def said(self, kind: str, span: Span, *, reference: str = "", answer: str = "", **words: str) -> Question:
         frame = self.draw.choice(FRAMES[kind])
         shown = reference or _shown(self.text, self.passage)
-        return Question(kind, frame.format(**words), shown, answer or self.quote(span), span)
+        return Question(kind, frame.format(**words), shown, answer or self.quote(span), span, self.passage.whole.start)
 
 
 _Ask: TypeAlias = Callable[[_Asked], "Question | None"]
@@ -84,15 +90,18 @@ def questions(text: str, *, seed: str, longest: int, most: int, kinds: Sequence[
             continue
         other_at = _under_another_heading(found, at)
         other = found[other_at] if other_at is not None else None
-        draw = random.Random(f"{seed}/{passage.whole.start}")
-        candidates = [one for one in _candidates(_Asked(text, passage, other, draw)) if one.kind in kinds]
-        if not candidates:
-            continue
-        chosen = min(candidates, key=lambda one: had[one.kind])
-        had[chosen.kind] += 1
-        asked.append(chosen)
-        if chosen.kind == "section" and other_at is not None:
-            taken.add(other_at)
+        places: set[Span] = set()
+        for turn in range(_TURNS.get(passage.shape, 1)):
+            draw = random.Random(f"{seed}/{passage.whole.start}/{turn}")
+            candidates = [one for one in _candidates(_Asked(text, passage, other, draw)) if one.kind in kinds]
+            chosen = min(candidates, key=lambda one: had[one.kind], default=None)
+            if chosen is None or chosen.span in places:
+                continue
+            had[chosen.kind] += 1
+            asked.append(chosen)
+            places.add(chosen.span)
+            if chosen.kind == "section" and other_at is not None:
+                taken.add(other_at)
     return tuple(_spread(asked, most))
 
 
@@ -124,6 +133,8 @@ def _shown(text: str, passage: Passage) -> str:
         start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
     if passage.shape == TABLE:
         end += len(re.match(r"[^\r\n]*", text[end:])[0])  # type: ignore[index]  # it always matches
+    if passage.shape == PROSE:
+        return quote_of(text, passage.whole)
     lines = [line.rstrip() for line in text[start:end].splitlines()]
     return "\n".join(line for line in lines if line) if passage.shape != CODE else "\n".join(lines)
 
@@ -162,12 +173,14 @@ def _section(asked: _Asked) -> Question | None:
         return None
     right = asked.draw.randrange(2)
     elsewhere = f"{pair[1 - right][1]} {' '.join(names)}".casefold()
+    if min(len(shown.split()) for _, shown in pair) < _LEAST_WORDS:
+        return None
     words = [word for word in _WORD.findall(pair[right][1]) if word.casefold() not in elsewhere]
     if not words:
         return None
     reference = "\n\n".join(f"{name}\n{shown}" for name, (_, shown) in zip(names, pair, strict=True))
     span = pair[right][0].headings[-1]
-    return asked.said("section", span, reference=reference, word=asked.draw.choice(words))
+    return asked.said("section", span, reference=reference, word=asked.draw.choice(_telling(words)))
 
 
 def _gap(asked: _Asked) -> Question | None:
@@ -179,11 +192,18 @@ def _gap(asked: _Asked) -> Question | None:
         counts = Counter(word.casefold() for word in re.findall(r"\w+", raw))
         places = [one for one in _WORD.finditer(raw) if one.start() and counts[one[0].casefold()] == 1]
         if places:
-            word = asked.draw.choice(places)
+            longest = set(_telling([one[0] for one in places]))
+            word = asked.draw.choice([one for one in places if one[0] in longest])
             left = " ".join(f"{raw[: word.start()]}{_GAP}{raw[word.end() :]}".split())
             place = Span(span.start + word.start(), span.start + word.end())
             return asked.said("gap", place, sentence=left)
     return None
+
+
+def _telling(words: Sequence[str]) -> list[str]:
+    """The longer half of the words, which in most languages says more than the shorter one."""
+    ordered = sorted(dict.fromkeys(words), key=lambda word: (-len(word), word))
+    return ordered[: (len(ordered) + 1) // 2]
 
 
 def _plain(sentence: str) -> bool:

@@ -219,7 +219,7 @@ def _example(document: _Document, question: Question, number: int, source: Sourc
         (Message("system", instruction), Message("user", user), Message("assistant", question.answer)),
         source=source.name,
         # What is asked about one place is never divided; the kinds are what splits share fairly.
-        group=f"{question.kind}/{document.name.replace('/', ':')}#{question.span.start}",
+        group=f"{question.kind}/{document.name.replace('/', ':')}#{question.passage}",
         origin=f"document:{document.name}#{question.span.start}-{question.span.end}",
         stage=STAGE,
         expected={"contains": [quote_of(document.text, question.span)]},
