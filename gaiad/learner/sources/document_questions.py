@@ -28,10 +28,11 @@ _SAID_TERM = re.compile(
     r" (?:an?|the|what|how|when|where|whatever|any)\b"
 )
 _NO_TERM = re.compile(
-    r"(?:it|this|that|these|those|there|he|she|they|we|you|i|who|what|here|one|all|each|every|nothing|everything|if|when"
-    r"|where|as|in|on|at|for|to|and|but|or|so|note|example|examples|first|second|its|their|his|her|my|our|your|now|then)",
+    r"(?:it|this|that|these|those|there|he|she|they|we|you|i|who|what|here|all|each|every|nothing|everything|if|when"
+    r"|where|as|in|on|at|for|to|and|but|or|so|note|example|examples|its|their|his|her|my|our|your|now|then)",
     re.IGNORECASE,
 )
+_POINTERS = frozenset({"first", "second", "third", "last", "other", "one", "former", "latter"})
 _WORD = re.compile(r"[^\W\d_]{5,}(?:-[^\W\d_]+)*")
 _MARKUP = re.compile(r"[`<>\[\]|*_]|https?:")
 _LEAST_WORDS = 6
@@ -157,7 +158,10 @@ def _defined(sentence: str, *, listed: bool) -> str | None:
     found = _MARKED_TERM.match(sentence) or (_LISTED_TERM.match(sentence) if listed else None)
     found = found or _SAID_TERM.match(sentence)
     term = next((one for one in found.groups() if one), "") if found else ""
-    if not term or len(sentence.split()) < _LEAST_WORDS or any(_NO_TERM.fullmatch(word) for word in term.split()):
+    words = term.split()
+    if len(sentence.split()) < _LEAST_WORDS or {word.casefold() for word in words} <= _POINTERS:
+        return None
+    if any(_NO_TERM.fullmatch(word) for word in words):
         return None
     return term
 
