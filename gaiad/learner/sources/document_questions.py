@@ -25,7 +25,7 @@ _MARKED_TERM = re.compile(rf"(?:\*\*|__)({_TERM})(?::(?:\*\*|__)|(?:\*\*|__)\s*(
 _LISTED_TERM = re.compile(r"`?([^\W\d_][\w'’-]*(?: [\w'’()-]+){0,2})`?(?::| —| –| -)\s+\S")
 _SAID_TERM = re.compile(
     r"(?:(?:An?|The) ([^\W\d_][\w'’-]*(?: [\w'’-]+){0,3}?)|([^\W\d_][\w'’-]*(?: [\w'’-]+)?)) (?:is|are|means)"
-    r" (?:an?|the|what|how|when|where|whatever|any)\b"
+    r" (?:an?|the|what|whatever|any)\b"
 )
 _NO_TERM = re.compile(
     r"(?:it|this|that|these|those|there|he|she|they|we|you|i|who|what|here|all|each|every|nothing|everything|if|when"

@@ -24,7 +24,7 @@ Built: TypeAlias = tuple[Curriculum, Dataset]
 FOLDER = shipped_curricula() / "gaia-voice"
 
 
-@pytest.fixture(scope="module", params=["full", "demo"])
+@pytest.fixture(scope="module", params=["full", "recommended", "demo"])
 def built(request: pytest.FixtureRequest) -> Built:
     curriculum = load_curriculum(FOLDER, request.param)
     return curriculum, gather(curriculum, FOLDER, [])
@@ -55,6 +55,15 @@ def test_each_profile_reaches_its_size_without_repetition_or_leak(built: Built) 
     assert len({masked(request_of(one)) for one in everything}) == len(everything)
     assert [pair for pair in alike(everything, everything, 0.8) if pair[0] != pair[1]] == []
     check_no_leaks(dataset, curriculum.split.near_duplicate)
+
+
+def test_the_full_profile_is_the_blueprints_and_the_recommended_one_says_why_it_differs() -> None:
+    full, recommended = (load_curriculum(FOLDER, name) for name in ("full", "recommended"))
+    assert (full.lora.rank, full.lora.target_modules) == (8, ("q_proj", "v_proj"))
+    assert (full.training.max_sequence_tokens, full.training.max_steps, full.split.train) == (512, 100, 500)
+    assert recommended.reason
+    seen = recommended.training.max_steps * recommended.training.effective_batch
+    assert seen >= 2 * recommended.split.train
 
 
 def test_intents_are_balanced_and_no_template_leads(built: Built) -> None:
