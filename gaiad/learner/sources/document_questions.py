@@ -37,6 +37,8 @@ _WORD = re.compile(r"[^\W\d_]{5,}(?:-[^\W\d_]+)*")
 _MARKUP = re.compile(r"[`<>\[\]|*_]|https?:")
 _LEAST_WORDS = 6
 _GAP = "____"
+_SPARE = 4
+"""How many passages are looked at for each question wanted, since not every one bears a question."""
 _TURNS = {STEPS: 2, TABLE: 2}
 """What has many places to ask for is asked twice; everything else is asked about once."""
 
@@ -86,7 +88,10 @@ def questions(text: str, *, seed: str, longest: int, most: int, kinds: Sequence[
     had: Counter[str] = Counter()
     asked: list[Question] = []
     taken: set[int] = set()
-    for at, passage in enumerate(found):
+    # Of a long document only a part is asked about, and only that part costs anything.
+    step = max(1, len(found) // (most * _SPARE))
+    for at in range(0, len(found), step):
+        passage = found[at]
         if at in taken:
             continue
         other_at = _under_another_heading(found, at)

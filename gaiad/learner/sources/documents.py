@@ -24,8 +24,9 @@ from gaiad.learner.sources.source import Gathered, Ground, Refused
 
 KIND = "documents"
 STAGE = "generation"
-MOST_BYTES = 2_000_000
+MOST_BYTES = 1_000_000
 """A longer file is no document of a person's but an export or a log."""
+MOST_BYTES_TOGETHER = 8_000_000
 MOST_DOCUMENTS = 500
 REFERENCE_MARK = "Reference data:"
 """What the runtime puts before a passage that an answer is to rest on."""
@@ -57,6 +58,7 @@ class _Shelf:
     refused: list[Refused] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
+    size: int = 0
 
     def refuse(self, name: str, reason: str) -> None:
         self.refused.append(Refused(f"document:{name}", reason))
@@ -133,6 +135,10 @@ def _read_below(root: Path, name: str, shelf: _Shelf) -> None:
         if len(shelf.documents) >= MOST_DOCUMENTS:
             shelf.refuse(called, f"beyond the first {MOST_DOCUMENTS} documents; it and what follows was not read")
             return
+        if shelf.size >= MOST_BYTES_TOGETHER:
+            megabytes = MOST_BYTES_TOGETHER // 1_000_000
+            shelf.refuse(called, f"beyond the first {megabytes} MB of documents; it and what follows was not read")
+            return
         _read(path, called, shelf)
 
 
@@ -178,6 +184,7 @@ def _read(path: Path, name: str, shelf: _Shelf) -> None:
         shelf.refuse(name, f"the same text as {other}")
         return
     shelf.documents.append(_Document(name, text))
+    shelf.size += len(raw)
 
 
 def _unusable(raw: bytes) -> str | None:

@@ -20,6 +20,8 @@ PROSE, ITEMS, STEPS, TABLE, CODE = "prose", "items", "steps", "table", "code"
 _LINE = re.compile(r"\r\n?|\n")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n.*?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _END = re.compile(r"[.!?…]+[\"'”’)\]*_»]*(?=\s+[\"'“‘(\[*_«]*[A-ZÀ-ÝĀ-ŽΑ-ΩА-Я0-9])")
+_BLANK = re.compile(r"\s*")
+_LONGEST_ABBREVIATION = 12
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|etc|vs|approx|no|nr|fig|dr|mr|mrs|ms|prof|st|z\.\s?b|d\.\s?h|bzw|usw|ca|p\.\s?ex)|\b[A-Z]|^\d+)\.$",
     re.IGNORECASE,
@@ -134,11 +136,16 @@ def _first_lines(inner: Sequence[Token]) -> Iterator[Token]:
 
 
 def _table(inner: Sequence[Token], headings: tuple[Span, ...], place: _Places) -> Passage | None:
-    rows = []
-    for at, token in enumerate(inner):
+    rows: list[list[Span]] = []
+    contents: list[str] = []
+    line = 0
+    for token in inner:
         if token.type == "tr_open" and token.map:
-            cells = [one.content for one in inner[at : at + _closing(inner[at:], 0)] if one.type == "inline"]
-            rows.append(place.cells(token.map[0], cells))
+            line, contents = token.map[0], []
+        elif token.type == "inline":
+            contents.append(token.content)
+        elif token.type == "tr_close":
+            rows.append(place.cells(line, contents))
     columns = len(rows[0]) if rows else 0
     if columns < 2 or any(len(row) != columns for row in rows):
         return None
@@ -164,9 +171,11 @@ class _Places:
         if not inline.map or not inline.content.strip():
             return None
         first, last = inline.map[0], inline.map[0] + len(lines) - 1
-        start = self.text.find(lines[0].strip(), self._starts[first])
-        end = self.text.find(lines[-1].strip(), self._starts[last] if last > first else start)
-        if start < 0 or end < 0 or last >= len(self._starts):
+        if last >= len(self._starts):
+            return None
+        start = self._found(lines[0].strip(), first)
+        end = self._found(lines[-1].strip(), last)
+        if start < 0 or end < 0:
             return None
         span = Span(start, end + len(lines[-1].strip()))
         return span if stands_at(self.text, span, inline.content) else None
@@ -175,16 +184,15 @@ class _Places:
         """Where the code between two fences stands."""
         if not fence.map or not fence.content.strip():
             return None
-        first, last = fence.map[0] + 1, fence.map[0] + 1 + fence.content.count("\n")
-        end = self._starts[last] if last < len(self._starts) else len(self.text)
+        first, last = fence.map[0] + 1, fence.map[0] + fence.content.count("\n")
+        end = self._end(last)
         span = Span(self._starts[first], self._starts[first] + len(self.text[self._starts[first] : end].rstrip()))
         return span if stands_at(self.text, span, fence.content) else None
 
     def cells(self, line: int, contents: Sequence[str]) -> list[Span]:
         """Where the cells of a row stand; none where one is empty or written otherwise than it reads."""
         spans: list[Span] = []
-        at = self._starts[line]
-        end = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
+        at, end = self._starts[line], self._end(line)
         for content in contents:
             start = self.text.find(content, at, end) if content else -1
             if start < 0:
@@ -192,6 +200,12 @@ class _Places:
             at = start + len(content)
             spans.append(Span(start, at))
         return spans
+
+    def _found(self, words: str, line: int) -> int:
+        return self.text.find(words, self._starts[line], self._end(line))
+
+    def _end(self, line: int) -> int:
+        return self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------
@@ -202,10 +216,10 @@ def _sentences(text: str, span: Span) -> Iterator[Span]:
     inside = text[span.start : span.end]
     start = 0
     for found in _END.finditer(inside):
-        if _ABBREVIATION.search(inside[start : found.end()]):
+        if _ABBREVIATION.search(inside[max(start, found.end() - _LONGEST_ABBREVIATION) : found.end()]):
             continue
         yield Span(span.start + start, span.start + found.end())
-        start = found.end() + len(inside[found.end() :]) - len(inside[found.end() :].lstrip())
+        start = found.end() + len(_BLANK.match(inside, found.end())[0])  # type: ignore[index]  # it always matches
     if inside[start:].strip():
         yield Span(span.start + start, span.end)
 

@@ -165,7 +165,7 @@ def test_no_example_is_too_long_for_a_small_sequence(curriculum: Curriculum, twe
         (b"# Only a heading\n", "no sentence, list or table in it that can be asked about"),
         (b"PK\x03\x04\x00\x00", "binary"),
         ("für Elise".encode("latin-1"), "not UTF-8 at byte 1"),
-        (b"word " * (MOST_BYTES // 5 + 1), "larger than 2 MB"),
+        (b"word " * (MOST_BYTES // 5 + 1), "larger than 1 MB"),
     ],
 )
 def test_a_bad_document_is_refused_by_name(curriculum: Curriculum, tmp_path: Path, content: bytes, reason: str) -> None:
@@ -181,7 +181,26 @@ def test_a_document_of_fifty_megabytes_is_refused_without_reading_it_whole(
 ) -> None:
     with (tmp_path / "log.md").open("wb") as file:
         file.truncate(50_000_000)
-    assert [one.reason for one in read(curriculum, tmp_path).refused] == ["larger than 2 MB"]
+    assert [one.reason for one in read(curriculum, tmp_path).refused] == ["larger than 1 MB"]
+
+
+def test_documents_that_are_too_much_together_are_left_unread_by_name(curriculum: Curriculum, tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.md").write_text(f"{number} is a file. {'word ' * (MOST_BYTES // 5 - 4)}")
+    refused = read(curriculum, tmp_path).refused
+    beyond = [one.origin.rpartition("/")[2] for one in refused if one.reason.startswith("beyond the first 8 MB")]
+    assert beyond == ["9.md"]
+
+
+def test_of_too_many_documents_the_first_are_read(
+    curriculum: Curriculum, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaiad.learner.sources.documents.MOST_DOCUMENTS", 2)
+    for number in range(4):
+        (tmp_path / f"{number}.md").write_text(page(number, 2_000))
+    found = read(curriculum, tmp_path)
+    assert [one.origin.rpartition("/")[2] for one in found.refused] == ["2.md"]
+    assert len({one.origin.partition("#")[0] for one in found.examples}) == 2
 
 
 def test_links_in_a_circle_and_things_that_are_no_files_are_refused(curriculum: Curriculum, tmp_path: Path) -> None:
