@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 metadata = sa.MetaData()
+_IS_ACTIVE = sa.text("stage = 'active'")
 
 grants = sa.Table(
     "grants",
@@ -113,7 +116,7 @@ adapter_versions = sa.Table(
     sa.Column("changed_at", sa.Float, nullable=False),
     sa.Column("last_event", sa.Integer, nullable=False),
     sa.Index("versions_by_number", "adapter", "number", unique=True),
-    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=sa.text("stage = 'active'")),
+    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE),
 )
 
 adapter_events = sa.Table(
@@ -175,3 +178,10 @@ def in_parts(values: Iterable[str]) -> Iterator[list[str]]:
     every = list(values)
     for at in range(0, len(every), _AT_ONCE):
         yield every[at : at + _AT_ONCE]
+
+
+def insert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An insertion that may say what is to be done about rows that are there: SQL alone has no word for it."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

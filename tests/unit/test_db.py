@@ -20,8 +20,9 @@ import sqlalchemy as sa
 
 from gaiad.config import Config, StoreConfig
 from gaiad.copies import copy_database
-from gaiad.db import APPLICATION_ID, Database, lock_state_dir
+from gaiad.db import Database, lock_state_dir
 from gaiad.errors import Refuse, StoreError
+from gaiad.sqlite_file import APPLICATION_ID
 from gaiad.tables import backups, cycles, exchange_contents, metadata
 
 
@@ -164,7 +165,7 @@ async def test_a_failed_block_leaves_nothing_behind(tmp_path: Path) -> None:
 async def test_a_file_locked_by_another_program_is_a_store_error_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     database = await Database.open(config_at(tmp_path))
     other = start(
         """
@@ -335,7 +336,7 @@ async def test_scouring_leaves_no_byte_of_what_was_deleted_in_any_file_and_keeps
 async def test_scouring_says_so_where_others_stay_in_the_way_and_succeeds_once_they_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     database = await with_canaries(tmp_path)
     async with database.read() if kind == "read" else database.write() as connection:
         await connection.exec_driver_sql("SELECT count(*) FROM cycles")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -19,8 +19,8 @@ from gaiad.feedback import answer_text
 
 
 @pytest.fixture
-async def conversations(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def conversations(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     store = Conversations(database)
     await store.load()
     await store.grants.append("ana", "train", "grant", "test", 1.0)
@@ -88,10 +88,10 @@ async def test_the_reply_that_was_corrected_comes_along_where_it_is_a_whole_othe
 
 @pytest.mark.parametrize("header_may_grant", [False, True])
 async def test_what_a_grant_for_a_time_let_be_kept_is_learned_from_no_longer_than_that(
-    tmp_path: Path, header_may_grant: bool
+    tmp_path: Path, store_at: StoreConfig, header_may_grant: bool
 ) -> None:
     consent = ConsentConfig(header_may_grant=header_may_grant)
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent, store=store_at))
     store = Conversations(database)
     await store.load()
     store.grants.clock = lambda: 1000.0

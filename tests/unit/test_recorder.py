@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import StoreError
@@ -69,8 +69,8 @@ async def running(recorder: Recorder) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def conversations(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def conversations(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     store = Conversations(database)
     await store.load()
     yield store
@@ -285,7 +285,7 @@ async def test_offering_never_waits_for_a_locked_database(conversations: Convers
 
 WRITER = """
 import asyncio, itertools, pathlib, sys
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord
