@@ -48,7 +48,7 @@ class PostgresServer:
         return self.folder / "cluster"
 
     def _begin(self, program: str, *words: str) -> subprocess.Popen[bytes]:
-        groups = [] if self._user else None
+        groups: list[str] | None = [] if self._user else None
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 (str(shutil.which(program)), "-D", str(self.cluster), *words),
