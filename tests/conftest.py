@@ -6,7 +6,8 @@ A test that takes `store_at` is run over each kind of database.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -44,3 +45,12 @@ def store_at(request: pytest.FixtureRequest) -> StoreConfig:
         return StoreConfig()
     server: PostgresServer = request.getfixturevalue("postgres")
     return StoreConfig(url=server.fresh())
+
+
+@pytest.fixture
+def on_disk(request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreConfig) -> Callable[[], bytes]:
+    """All bytes that the database has in the files of its tables."""
+    if store_at.url:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return lambda: server.files(store_at.url)
+    return lambda: b"".join(path.read_bytes() for path in tmp_path.rglob("gaiad.db*"))

@@ -22,7 +22,6 @@ from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
 from gaiad.errors import Refuse, StoreError
 from gaiad.exchange import ExchangeRecord, Judgement
-from tests.postgres_server import PostgresServer
 
 SECRET = "the-attic-key-is-under-the-mat"
 
@@ -62,15 +61,6 @@ def record(request_id: str, *purposes: str, user: str | None = "ana", at: float 
         "response": {"choices": [{"message": {"content": SECRET}}]},
     }
     return ExchangeRecord(request_id=request_id, at=at, user=user, purposes=frozenset(purposes), **{**fields, **more})
-
-
-@pytest.fixture
-def on_disk(request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreConfig) -> Callable[[], bytes]:
-    """All bytes that the database has in its files."""
-    if store_at.url:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        return lambda: server.files(store_at.url)
-    return lambda: b"".join(path.read_bytes() for path in tmp_path.glob("gaiad.db*"))
 
 
 async def corrected_ids(conversations: Conversations) -> list[str]:
