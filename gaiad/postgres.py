@@ -26,6 +26,8 @@ from gaiad.sqlite_file import Pace
 
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30.0
+SILENCE_TIMEOUT_S = STATEMENT_TIMEOUT_S + 5
+"""A little more than the server's own: its word says more than its silence."""
 LOCK_TIMEOUT_S = 5.0
 SCOUR_TIMEOUT_S = 3600.0
 _CLAIM_TRIES = 10
@@ -43,6 +45,7 @@ _CLAIM_STANDS = sa.text(
 ).bindparams(sa.bindparam("pid", type_=sa.Integer))
 
 _QUERY_KEYS = frozenset({"host", "port", "ssl"})
+_SSL = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _OURS = frozenset({"alembic_version", "exchanges", "grants"})
 _DEAD_ROWS = re.compile(r"\d+")
 
@@ -86,8 +89,7 @@ class PostgresServer:
                 url.set(drivername="postgresql+asyncpg"),
                 connect_args={
                     "timeout": CONNECT_TIMEOUT_S,
-                    # A little more than the server's own: its word says more than our silence.
-                    "command_timeout": STATEMENT_TIMEOUT_S + 5,
+                    "command_timeout": SILENCE_TIMEOUT_S,
                     "server_settings": _SETTINGS,
                 },
                 # What people said must not stand in an error's text, which is logged.
@@ -321,6 +323,8 @@ def _check(url: sa.URL) -> None:
         raise StoreError(
             "store.url has options that gaiad does not know", hint=f"it knows {', '.join(sorted(_QUERY_KEYS))} only"
         )
+    if url.query.get("ssl", _SSL[0]) not in _SSL:
+        raise StoreError("store.url has an ssl that is none", hint=f"use one of {', '.join(_SSL)}")
 
 
 def _place_of(url: sa.URL) -> str:

@@ -32,7 +32,6 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(f"PostgreSQL: {lacking}")
     server = PostgresServer()
     try:
-        server.start()
         yield server
     finally:
         server.remove()
