@@ -59,18 +59,16 @@ def _insert_metadata(rows: int) -> str:
 
 _INTO_METADATA = f"INSERT INTO {tables.exchanges.name} ({', '.join(_RECORDED)}, decision) VALUES"
 _INSERT_ONE, _INSERT_MANY = _insert_metadata(1), _insert_metadata(_ROWS_AT_ONCE)
-_NUMBERED = ", ".join(f"${number}" for number in range(1, len(_RECORDED) + 2))
-_INSERT_NUMBERED = f"{_INTO_METADATA} ({_NUMBERED}) ON CONFLICT DO NOTHING"
+_INSERT_ARRAYS = tables.from_arrays(tables.exchanges, (*_RECORDED, "decision"))
 
 
 def _statements(dialect: str, rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
     """Statements that write `rows`: many at once as long as they last, the rest one by one in one call.
 
     Two statements, whatever the number: the driver keeps each different one prepared, and large ones are large.
-    PostgreSQL's driver sends all rows after one statement by itself.
     """
     if dialect == "postgresql":
-        yield _INSERT_NUMBERED, list(rows)
+        yield _INSERT_ARRAYS, tuple(map(list, zip(*rows, strict=True)))
         return
     rest = len(rows) % _ROWS_AT_ONCE
     for at in range(0, len(rows) - rest, _ROWS_AT_ONCE):
@@ -298,7 +296,7 @@ async def _write_contents(
         return
     # A purpose may have been revoked since the content was made ready.
     rows = [{**contents[one.request_id].row, "purposes": ",".join(sorted(one.purposes))} for one in records]
-    await connection.execute(tables.insert(connection, tables.exchange_contents).on_conflict_do_nothing(), rows)
+    await tables.insert_new(connection, tables.exchange_contents, rows)
     signals: list[dict[str, object]] = [
         {"request_id": one.request_id, "what": what.value, "at": one.at}
         for one in records
@@ -307,8 +305,7 @@ async def _write_contents(
     asked = zip(records, rows, strict=True)
     questions = {(untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
     signals += await _asked_again(connection, questions, max(one.at for one in records))
-    if signals:
-        await connection.execute(tables.insert(connection, tables.signals).on_conflict_do_nothing(), signals)
+    await tables.insert_new(connection, tables.signals, signals)
 
 
 async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[str]) -> None:

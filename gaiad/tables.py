@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 metadata = sa.MetaData()
+_ARRAYS: dict[type, str] = {sa.Text: "text[]", sa.Float: "float8[]", sa.Integer: "int4[]", sa.Boolean: "bool[]"}
 _IS_ACTIVE = sa.text("stage = 'active'")
 
 grants = sa.Table(
@@ -185,3 +187,25 @@ def insert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | 
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table)
     return sqlite.insert(table)
+
+
+async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows that have the same columns; those that are there stay as they are."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        columns = tuple([row[name] for row in rows] for name in rows[0])
+        await connection.exec_driver_sql(from_arrays(table, tuple(rows[0])), columns)
+    else:
+        await connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+
+
+@cache
+def from_arrays(table: sa.Table, names: tuple[str, ...]) -> str:
+    """PostgreSQL's words for `insert_new`, with an array a column.
+
+    Its driver can send row after row too, but hangs where that is cancelled half-way.
+    """
+    arrays = ", ".join(f"${number}::{_ARRAYS[type(table.c[name].type)]}" for number, name in enumerate(names, 1))
+    columns = ", ".join(f'"{name}"' for name in names)
+    return f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
