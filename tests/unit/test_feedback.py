@@ -59,14 +59,16 @@ async def test_what_is_said_again_in_the_same_words_is_there_once_and_other_word
     conversations: Conversations,
 ) -> None:
     await conversations.keep([record("r1", said("so"))])
-    for at, given in enumerate((Judgement("bad", "right"), Judgement("bad", "right"), Judgement("good")), 2):
-        assert await conversations.feedback.add("r1", given, float(at)) is None
+    for at, verdict in enumerate((Judgement("bad", "right"), Judgement("bad", "right"), Judgement("good")), 2):
+        assert await conversations.feedback.add("r1", verdict, float(at)) is None
     assert await conversations.feedback.add("r1", Judgement("bad", "right"), 5.0) is None
     row: Any = await conversations.exchange("r1")
     assert [(one["verdict"], one["at"]) for one in row["feedback"]] == [("bad", 2.0), ("good", 4.0), ("bad", 5.0)]
 
 
-@pytest.mark.parametrize("wrong", [{"note": "a\0b"}, {"score": 1.5}, {"score": float("nan")}, {"note": " "}, {"note": "n" * 4001}])
+@pytest.mark.parametrize(
+    "wrong", [{"score": 1.5}, {"score": float("nan")}, {"note": " "}, {"note": "n" * 4001}, {"note": "a\0b"}]
+)
 async def test_a_score_or_note_that_is_none_is_refused_and_leaves_nothing(
     conversations: Conversations, wrong: dict[str, Any]
 ) -> None:
