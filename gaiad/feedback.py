@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
@@ -61,7 +61,10 @@ class Feedback:
         self._scrubber = scrubber
 
     async def add(self, request_id: str, given: Judgement, at: float) -> Refuse | None:
-        """Attach what somebody thought of it to a kept exchange; the newest feedback counts."""
+        """Attach what somebody thought of it to a kept exchange; the newest feedback counts.
+
+        What is said again in the same words is there already, as whoever got no answer the first time may not know.
+        """
         problem = _problem_with(request_id, given)
         if problem is not None:
             return problem
@@ -83,7 +86,7 @@ class Feedback:
         async with self._db.write() as connection:
             # It may have been revoked or erased since.
             problem = self._not_open(await _exchange(connection, request_id))
-            if problem is None:
+            if problem is None and not await _is_newest(connection, row):
                 await connection.execute(sa.insert(tables.feedback).values(row))
         return problem
 
@@ -147,6 +150,14 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
         .where(tables.exchanges.c.request_id == request_id)
     )
     return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _is_newest(connection: AsyncConnection, row: Mapping[str, object]) -> bool:
+    """Whether the last word on an exchange is this one, whenever it was said."""
+    said = tables.feedback
+    query = sa.select(said).where(said.c.request_id == row["request_id"]).order_by(said.c.id.desc()).limit(1)
+    newest = (await connection.execute(query)).mappings().one_or_none()
+    return newest is not None and all(newest[name] == value for name, value in row.items() if name != "at")
 
 
 async def said_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[dict[str, Json]]]:

@@ -42,7 +42,7 @@ LAYERS: dict[int, str] = {
     """,
     WORLD: """
         aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs
-        migrations migrations.env migrations.versions notify redact_file registry tables
+        migrations migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
