@@ -202,6 +202,7 @@ async def test_the_same_record_twice_is_kept_once(conversations: Conversations) 
 
 
 async def test_the_list_is_newest_first_without_content_and_by_user_where_named(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 0.5)
     await conversations.keep(
         [record("r1", "log", at=1.0), record("r2", at=2.0), record("r3", "log", user="ben", at=3.0)]
     )
@@ -218,6 +219,7 @@ async def test_the_list_is_newest_first_without_content_and_by_user_where_named(
 async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attach_it_to(
     conversations: Conversations,
 ) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
     await conversations.keep([record("kept", "log"), record("unkept")])
     unknown = await conversations.feedback.add("none", Judgement("good"), 1.0)
     assert await conversations.feedback.add("\ud800", Judgement("good"), 1.0) == unknown

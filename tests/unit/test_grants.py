@@ -169,6 +169,9 @@ async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_
     assert [row["exchange_id"] for row in await store.feedback.corrected(["generation"])] == ["r-c1"]
     await say(grants, Action.REVOKE, "train", "c1")
     assert await store.feedback.corrected(["generation"]) == []
+    assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
+    # It was kept for the log too, which is agreed to by itself again.
+    await say(grants, Action.GRANT, "log", "c1")
     assert await store.feedback.add("r-c1", Judgement("good"), clock.now) is None
     await say(grants, Action.REVOKE, "log", "c1")
     assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
