@@ -25,7 +25,7 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view report
+        consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view report
         retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +16,7 @@ from gaiad.config import Config, ConsentConfig
 from gaiad.consent import Action, Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
-from gaiad.errors import Refuse
+from gaiad.errors import Refuse, StoreError
 from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.grants import Grants
 
@@ -226,3 +229,66 @@ async def test_what_was_kept_is_usable_as_long_as_what_it_was_kept_by(
     assert not usable(1010.0, "c2")
     assert not usable(1070.0, "c1")
     await database.close()
+
+
+@contextlib.contextmanager
+def counted(db: Database) -> Iterator[list[str]]:
+    """The statements that the database is asked meanwhile, but for those that begin and end."""
+    asked: list[str] = []
+
+    def note(*told: Any) -> None:
+        asked.append(told[2])
+
+    sa.event.listen(db.engine.sync_engine, "before_cursor_execute", note)
+    yield asked
+    sa.event.remove(db.engine.sync_engine, "before_cursor_execute", note)
+
+
+async def test_a_grant_more_reads_no_history_and_an_answer_holds_the_newest_of_it(db: Database, clock: Clock) -> None:
+    rows = [
+        {"user": "ana", "purpose": "train", "action": action, "source": "http", "at": float(n)}
+        for n, action in enumerate(["grant", "revoke"] * 500)
+    ]
+    async with db.write() as connection:
+        await connection.execute(sa.insert(tables.grants), rows)
+    grants = Grants(db, clock)
+    await grants.load()
+    with counted(db) as asked:
+        await say(grants, "grant", "train")
+        told = await grants.consents("ana", limit=3)
+        await grants.standing_at("ana", 500.0, None)
+        assert not grants.still_usable(Purpose.EVALUATE, "ana", None, 500.0)
+    assert [text.split()[0] for text in asked if not text.startswith("BEGIN")] == ["INSERT"]
+    assert [event.at for event in told.history] == [998.0, 999.0, 1000.0]
+    assert (told.total, len(await grants.history("ana"))) == (1001, 1001), "no event is dropped"
+
+
+async def test_what_is_said_again_is_answered_and_not_written_down_again(db: Database, grants: Grants) -> None:
+    for action in ("grant", "grant", "revoke", "revoke", "revoke"):
+        await say(grants, action, "train")
+    await say(grants, "grant", "log", expires_at=2000.0)
+    await say(grants, "grant", "log", expires_at=1500.0)
+    await say(grants, "grant", "log", expires_at=2500.0)
+    fresh = Grants(db, grants.clock)
+    await fresh.load()
+    told = [(event.action, event.expires_at) for event in await fresh.history("ana")]
+    assert told == [("grant", None), ("revoke", None), ("grant", 2000.0), ("grant", 2500.0)]
+
+
+async def test_what_could_not_be_written_is_not_counted_once_the_table_can_be_asked_again(
+    db: Database, grants: Grants
+) -> None:
+    await say(grants, "grant", "train")
+
+    def no_room(_: sa.Connection) -> None:
+        raise sqlite3.OperationalError("the disk is full")
+
+    sa.event.listen(db.engine.sync_engine, "commit", no_room)
+    for action in ("grant", "revoke"):
+        with pytest.raises(StoreError):
+            await grants.append("ana", "log", action, "http", 1000.0)
+    assert grants.purposes_for("ana") == frozenset(), "nobody knows yet whether the revocation was written"
+    sa.event.remove(db.engine.sync_engine, "commit", no_room)
+    await say(grants, "grant", "log")
+    assert [event.purpose for event in await grants.history("ana")] == ["train", "log"]
+    assert grants.purposes_for("ana") == {"log", "train"}
