@@ -36,7 +36,6 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _PAGE_BYTES = 1024 * 1024
-_DELETED_AT_ONCE = 5000
 _Row: TypeAlias = tuple[object, ...]
 Place: TypeAlias = tuple[float, str]
 """After which exchange the next ones come: its time and its request id."""
@@ -230,18 +229,19 @@ class Conversations:
                 found |= {row.request_id for row in rows if purpose in _purposes(row.purposes)}
         return frozenset(found)
 
-    async def delete_old_metadata(self, before: float) -> int:
-        """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
+    async def newest(self) -> float | None:
+        """When the last exchange was over, in wall-clock seconds; None where there is none."""
+        async with self._db.read() as connection:
+            (at,) = (await connection.execute(sa.select(sa.func.max(tables.exchanges.c.at)))).one()
+        return None if at is None else float(at)
+
+    async def delete_old_metadata(self, before: float, limit: int) -> int:
+        """Delete the first `limit` content-free rows older than `before`, so that others may write; say how many."""
         exchanges, contents = tables.exchanges, tables.exchange_contents
         old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
-        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(_DELETED_AT_ONCE)
-        query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
-        while True:
-            async with self._db.write() as connection:
-                gone = (await connection.execute(query)).rowcount
-            count += gone
-            if gone < _DELETED_AT_ONCE:
-                return count
+        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(limit)
+        async with self._db.write() as connection:
+            return (await connection.execute(sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)))).rowcount
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:

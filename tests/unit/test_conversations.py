@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.adapter import Arm
@@ -319,19 +318,14 @@ async def test_only_old_rows_without_content_are_deleted(conversations: Conversa
     await conversations.keep(
         [record("old", at=1.0), record("old-kept", "log", at=1.0), record("new", at=10.0), record("edge", at=5.0)]
     )
-    assert await conversations.delete_old_metadata(5.0) == 1
+    assert await conversations.delete_old_metadata(5.0, 10) == 1
     assert {row["request_id"] for row in await conversations.exchanges(10)} == {"old-kept", "new", "edge"}
 
 
-async def test_many_old_rows_are_deleted_some_at_a_time(
-    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gaiad.conversations._DELETED_AT_ONCE", 2)
+async def test_of_many_old_rows_no_more_go_at_once_than_asked_for(conversations: Conversations) -> None:
     await conversations.keep([record(f"old{number}", at=1.0) for number in range(5)])
-    commits: list[object] = []
-    sa.event.listen(db.engine.sync_engine, "commit", commits.append)
-    assert await conversations.delete_old_metadata(5.0) == 5
-    assert (len(commits), await conversations.exchanges(10)) == (3, [])
+    assert [await conversations.delete_old_metadata(5.0, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert await conversations.exchanges(10) == []
 
 
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
