@@ -31,7 +31,7 @@ from gaiad.consent_history import History
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
-from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, user_name
+from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, is_revocable, user_name
 
 NEWEST = 100
 """How many events an answer holds, if nobody asks for another number."""
@@ -79,7 +79,7 @@ class Grants:
     ) -> frozenset[str]:
         """What an exchange of `user` in `conversation` may be kept for now; empty for nobody, and before `load`."""
         name = user_name(user)
-        if name is None or not self._loaded:
+        if name is None or not self._loaded or not is_revocable(conversation):
             return frozenset()
         standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
@@ -90,7 +90,7 @@ class Grants:
 
         What a grant let be kept is usable while one holds; only what a header did, for as long as headers may grant.
         """
-        if not self._loaded:
+        if not self._loaded or not is_revocable(conversation):
             return False
         person = self._people.get(user, _NOBODY)
         by_header = not person.was_granted(purpose, at=began, conversation=conversation, now=self.clock())
@@ -206,8 +206,8 @@ class Grants:
 
     def unrevoked(self, user: str | None, purposes: frozenset[str], conversation: str | None) -> frozenset[str]:
         """What of `purposes` nobody said no to since, in this conversation."""
-        # What is nobody's leaves its content-free row all the same.
-        if user is None:
+        # What is nobody's leaves its content-free row all the same, and so does what nobody could revoke for itself.
+        if user is None or not is_revocable(conversation):
             return frozenset()
         revoked = self._standing(user, conversation).revoked
         return frozenset() if Purpose.LOG in revoked else purposes - revoked

@@ -191,7 +191,7 @@ async def test_names_that_the_file_cannot_hold_cost_no_record(conversations: Con
     assert first is not None
     assert second is not None
     assert (first["decision"], first["user"], first["request"]) == ("not_kept", None, None)
-    assert (second["decision"], second["user"], second["conversation"]) == ("kept", "ana", None)
+    assert (second["decision"], second["user"], second["conversation"]) == ("not_kept", None, None)
 
 
 async def test_the_same_record_twice_is_kept_once(conversations: Conversations) -> None:

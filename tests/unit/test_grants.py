@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -292,3 +293,31 @@ async def test_what_could_not_be_written_is_not_counted_once_the_table_can_be_as
     await say(grants, "grant", "log")
     assert [event.purpose for event in await grants.history("ana")] == ["train", "log"]
     assert grants.purposes_for("ana") == {"log", "train"}
+
+
+@pytest.mark.parametrize("name", ["x" * 1001, "a\0b", "\ud800", " "], ids=["too long", "zero byte", "half", "blank"])
+@pytest.mark.parametrize("header", [None, "train"])
+async def test_of_a_conversation_that_could_not_be_revoked_for_itself_nothing_is_kept(
+    tmp_path: Path, clock: Clock, name: str, header: str | None
+) -> None:
+    database = await Database.open(
+        Config(tmp_path, tmp_path / "control.sock", consent=ConsentConfig(header_may_grant=True))
+    )
+    grants = Grants(database, clock)
+    await grants.load()
+    await say(grants, "grant", "train")
+    assert isinstance(await grants.append("ana", "log", "revoke", "http", 1000.0, conversation=name), Refuse)
+    assert grants.purposes_for("ana", header, name) == frozenset()
+    assert not grants.still_usable(Purpose.TRAIN, "ana", name, 1000.0), "what an older release kept of it stays unused"
+    store = Conversations(database, grants)
+    offered = msgspec.structs.replace(exchange(grants, "r1", name), purposes=frozenset({"log", "train"}))
+    await store.keep([offered])
+    kept = await store.exchange("r1")
+    assert kept is not None
+    assert (kept["user"], kept["conversation"], kept["request"], kept["decision"]) == (None, None, None, "not_kept")
+    # The longest that can be named is kept, and revoked for itself.
+    longest = "x" * 1000
+    assert grants.purposes_for("ana", header, longest) == {"log", "train"}
+    await say(grants, "revoke", "log", longest)
+    assert grants.purposes_for("ana", header, longest) == frozenset()
+    await database.close()
