@@ -45,10 +45,21 @@ def _length(text: sa.Column[Any]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.length(text), 0)
 
 
+def _feedback_bytes() -> sa.ColumnElement[int]:
+    """What people thought of an exchange goes with it, so its bytes are the exchange's too."""
+    said = tables.feedback.c
+    each = sa.func.coalesce(tables.Octets(said.correction), 0) + sa.func.coalesce(tables.Octets(said.note), 0)
+    query = sa.select(sa.func.coalesce(sa.func.sum(each), 0))
+    return query.where(said.request_id == tables.exchange_contents.c.request_id).scalar_subquery()
+
+
 # Rows of a time when it was not written down have to be measured.
-_SIZE = sa.func.coalesce(
-    tables.exchange_contents.c.size,
-    _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+_SIZE = (
+    sa.func.coalesce(
+        tables.exchange_contents.c.size,
+        _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+    )
+    + _feedback_bytes()
 )
 
 

@@ -328,6 +328,17 @@ async def test_of_many_old_rows_no_more_go_at_once_than_asked_for(conversations:
     assert await conversations.exchanges(10) == []
 
 
+async def test_the_size_of_an_exchange_counts_the_bytes_of_its_feedback(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
+    await conversations.keep([record("r1", "log"), record("r2", "log")])
+    (_, before), _ = await conversations.held(None, 10)
+    for given in (Judgement("bad", "snö" * 1000, note="☃" * 10), Judgement("bad", "x"), Judgement("good")):
+        assert await conversations.feedback.add("r1", given, 101.0) is None
+    found, _ = await conversations.held(None, 10)
+    sizes = {held.request_id: held.size for held in found}
+    assert sizes == {"r1": before.size + 4000 + 30 + 1, "r2": before.size}
+
+
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
     db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
