@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.adapter import Arm
@@ -213,6 +214,26 @@ async def test_the_list_is_newest_first_without_content_and_by_user_where_named(
     assert [row["request_id"] for row in await conversations.exchanges(10, user="ana")] == ["r1"]
     assert [row["request_id"] for row in await conversations.exchanges(1)] == ["r3"]
     assert await conversations.exchanges(-5) == []
+
+
+@pytest.mark.parametrize(("most", "sorts"), [(2, False), (4, True)], ids=["many", "few"])
+async def test_the_newest_of_a_user_are_found_without_sorting_many(
+    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch, most: int, sorts: bool
+) -> None:
+    monkeypatch.setattr("gaiad.conversations._SORTED_AT_MOST", most)
+    users = ("ana", "ben", "ana", "ana", "ana", "ben")
+    await conversations.keep([record(f"r{n}", "log", user=user, at=float(n)) for n, user in enumerate(users)])
+    await conversations.keep([record("bare", at=9.0)])
+    asked: list[tuple[Any, ...]] = []
+    sa.event.listen(db.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    found = [row["request_id"] for row in await conversations.exchanges(3, user="ana")]
+    assert found == ["r4", "r3", "r2"]
+    ((text, values),) = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
+    async with db.read() as connection:
+        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+    assert ("contents_by_user" in str(plan)) is sorts
+    assert ("exchanges_by_time" in str(plan)) is not sorts
+    assert await conversations.exchanges(3, user=" ") == []
 
 
 async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attach_it_to(
