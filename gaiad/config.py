@@ -36,6 +36,7 @@ DEFAULT_STAGES: Mapping[str, str] = {
 """Stage -> adapter. The stage `base` always means the bare base model and cannot be reassigned."""
 
 _STAGE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -109,6 +110,8 @@ class LearningConfig:
     idle_minutes: float = 5.0
     tick_s: float = 30.0
     curricula: str = ""
+    documents: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
     profile: str = "full"
     python: str = ""
     threads: int = 0
@@ -398,6 +401,10 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
             problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
     if learning.guard_max_failures > learning.guard_window:
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
+    for key in ("documents", "registries"):
+        for one in getattr(learning, key):
+            if not one.strip() or "\0" in one:
+                problems.append(f"learning.{key} has {one!r}, which is not a path")
     if "\0" in sections["keys"].file:
         problems.append(f"keys.file = {sections['keys'].file!r} must be a path")
     _check_consent(sections["consent"], problems)
@@ -456,13 +463,23 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     engine = dataclasses.replace(
         engine, base_model=folder, api_key_file=absolute(engine.api_key_file), url=engine.url.rstrip("/")
     )
-    learning = dataclasses.replace(learning, curricula=absolute(learning.curricula))
+    learning = dataclasses.replace(
+        learning,
+        curricula=absolute(learning.curricula),
+        documents=tuple(absolute(one) for one in learning.documents),
+        registries=tuple(one if names_module(one) else absolute(one) for one in learning.registries),
+    )
     proxy = dataclasses.replace(proxy, stage_rules=absolute(proxy.stage_rules))
     options = {
         stage: dataclasses.replace(option, prelude_file=absolute(option.prelude_file))
         for stage, option in config.options.items()
     }
     return dataclasses.replace(config, engine=engine, learning=learning, proxy=proxy, options=options)
+
+
+def names_module(registry: str) -> bool:
+    """Whether a registry of tools is named as `module:attribute`, and not as a file."""
+    return _MODULE.fullmatch(registry) is not None
 
 
 def lora_rank_slot(needed: int) -> int:

@@ -86,25 +86,30 @@ class Report:
 
 def render(report: Report) -> str:
     """Return the page as HTML text (UTF-8)."""
-    parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{escape(report.title)}</h1><p class='sub'>{escape(report.subtitle)}</p>",
-    ]
+    parts = []
     if report.steps:
-        parts.append(_section("What was shown", _steps_table(report.steps)))
+        parts.append(section("What was shown", _steps_table(report.steps)))
     if report.exams:
         charts = "".join(f"<h3>{escape(group.title)}</h3>{bar_chart(group.bars)}" for group in report.exams)
-        parts.append(_section("Exams on held-out requests, whiskers are 95% intervals", charts))
+        parts.append(section("Exams on held-out requests, whiskers are 95% intervals", charts))
     if report.loss:
-        parts.append(_section("Training loss", loss_chart(report.loss)))
+        parts.append(section("Training loss", loss_chart(report.loss)))
     if report.timeline:
-        parts.append(_section("Versions over time", timeline_chart(report.timeline)))
+        parts.append(section("Versions over time", timeline_chart(report.timeline)))
     for pair in report.comparisons:
-        parts.append(_section("The same request, before and after", _comparison(pair)))
-    parts.append("</main></body></html>")
-    return "\n".join(parts)
+        parts.append(section("The same request, before and after", _comparison(pair)))
+    return page(report.title, report.subtitle, parts)
+
+
+def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
+    """One self-contained page of finished sections; title and subtitle are escaped here."""
+    head = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{escape(title)}</h1><p class='sub'>{escape(subtitle)}</p>",
+    ]
+    return "\n".join([*head, *sections, "</main></body></html>"])
 
 
 def loss_chart(points: Sequence[LossPoint]) -> str:
@@ -238,7 +243,8 @@ def _grid_line(y: float, text: str) -> str:
     return f"{line}<text class='tick' x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{text}</text>"
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A headed box; the title is escaped, the body is HTML already."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 

@@ -11,7 +11,7 @@ from gaiad.cli.output import FAILED, age, brief, pairs, percent, table
 from gaiad.errors import Refuse
 
 _IMPORT_TIMEOUT_S = 3600.0
-_METRICS = (("tool", "right tool"), ("params", "right parameters"), ("valid_json", "valid JSON"))
+_METRICS = (("tool", "right choice"), ("params", "exact answer"), ("valid_json", "valid answer"))
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:

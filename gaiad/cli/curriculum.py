@@ -1,4 +1,7 @@
-"""`gaiadctl curriculum`: looks at curricula without a daemon. Imports the learner's parts only when run."""
+"""`gaiadctl curriculum`: looks at curricula without a daemon. Imports the learner's parts only when run.
+
+What has to do with built datasets stands in `cli.dataset`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import argparse
 import json
 from pathlib import Path
 
-from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
-from gaiad.cli.output import pairs
+from gaiad.cli import dataset
+from gaiad.cli.command import Context, Subcommands, add, add_group
+from gaiad.cli.output import DONE, FAILED, brief, table
 from gaiad.errors import CurriculumError
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
-    """Add `curriculum schema|build`."""
+    """Add `curriculum list|validate|schema|build|show|sample|diff`."""
     group = add_group(commands, "curriculum", "Validate curricula and build their datasets, without a daemon.")
+    listing = add(group, common, "list", _list, "List the curricula with their sources and sizes.")
+    listing.add_argument("--curricula", metavar="DIR", help=dataset.ROOT_HELP)
+    validate = add(group, common, "validate", _validate, "Check curricula and name every mistake with its path.")
+    validate.add_argument("names", nargs="*", metavar="NAME", help=dataset.NAME_HELP + "; all where none is given")
+    validate.add_argument("--curricula", metavar="DIR", help=dataset.ROOT_HELP)
     add(group, common, "schema", _schema, "Print the JSON Schema that a curriculum.json must fit.")
-    build = add(group, common, "build", _build, "Build a curriculum's dataset, shipped material only.")
-    build.add_argument("folder", metavar="FOLDER", help="holds curriculum.json; or the name of a shipped one")
-    build.add_argument("--profile", default="full", metavar="P", help="the curriculum's profile (default: full)")
-    build.add_argument("--out", metavar="DIR", help="freeze the dataset below DIR (default: only check and count)")
+    dataset.register(group, common)
 
 
 def _schema(args: argparse.Namespace, context: Context) -> int:
@@ -27,27 +33,67 @@ def _schema(args: argparse.Namespace, context: Context) -> int:
     return context.terminal.show(SCHEMA, json.dumps(SCHEMA, indent=2))
 
 
-def _build(args: argparse.Namespace, context: Context) -> int:
+def _list(args: argparse.Namespace, context: Context) -> int:
+    rows: list[dict[str, object]] = []
+    for folder in dataset.all_folders(args.curricula):
+        try:
+            rows.append(_row(folder))
+        except CurriculumError as error:
+            rows.append(
+                {
+                    "adapter": folder.name,
+                    "folder": str(folder),
+                    "trouble": f"cannot be used: {error.message.rpartition('curriculum.json: ')[2]}",
+                }
+            )
+    cells = [
+        (
+            row["adapter"],
+            row.get("version"),
+            row.get("profiles"),
+            row.get("train"),
+            row.get("held_out"),
+            brief(row.get("trouble") or row.get("purpose"), 70),
+        )
+        for row in rows
+    ]
+    shown = [(name, version, _joined(profiles), *rest) for name, version, profiles, *rest in cells]
+    head = ("adapter", "version", "profiles", "train", "held out", "purpose")
+    return context.terminal.show({"curricula": rows}, table(head, shown))
+
+
+def _joined(names: object) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, list) else ""
+
+
+def _row(folder: Path) -> dict[str, object]:
+    from gaiad.curriculum import profiles_of
     from gaiad.learner.sources import catalogue
 
-    folder = Path(args.folder)
-    if not folder.exists():
-        folder = catalogue.shipped_curricula() / args.folder
-    if not (folder / "curriculum.json").is_file():
-        known = ", ".join(sorted(found.name for found in catalogue.curriculum_folders(catalogue.shipped_curricula())))
-        raise CurriculumError(f"{args.folder} holds no curriculum.json", hint=f"name a folder or one of: {known}")
-    curriculum = catalogue.load_curriculum(folder, args.profile)
-    dataset = catalogue.gather(curriculum, folder, [])
-    frozen = catalogue.freeze(dataset, absolute(args.out)) if args.out else None
-    answer: dict[str, object] = {
-        "adapter": curriculum.adapter,
-        "profile": curriculum.profile,
-        "digest": dataset.digest,
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "heldout": len(dataset.heldout),
-        "frozen": str(frozen) if frozen else None,
-        "card": dict(dataset.card),
+    names = profiles_of((folder / "curriculum.json").read_text(encoding="utf-8", errors="replace"))
+    curriculum = catalogue.load_curriculum(folder, "full" if "full" in names or not names else names[0])
+    return {
+        "adapter": str(curriculum.adapter),
+        "version": curriculum.version,
+        "profiles": names,
+        "purpose": curriculum.purpose,
+        "stages": list(curriculum.stages),
+        "train": curriculum.split.train,
+        "validation": curriculum.split.validation,
+        "held_out": curriculum.split.heldout,
+        "sources": [{"name": one.name, "kind": one.kind, "target": one.target} for one in curriculum.sources],
+        "folder": str(folder),
     }
-    shown = [(key, str(answer[key])) for key in answer if key != "card" and answer[key] is not None]
-    return context.terminal.show(answer, pairs(shown))
+
+
+def _validate(args: argparse.Namespace, context: Context) -> int:
+    from gaiad.learner.sources import catalogue
+
+    folders = [dataset.folder_of(name, args.curricula) for name in args.names] or dataset.all_folders(args.curricula)
+    found = {folder: catalogue.problems_in(folder) for folder in folders}
+    rows = [{"adapter": folder.name, "valid": not wrong, "problems": wrong} for folder, wrong in found.items()]
+    lines = []
+    for folder, wrong in found.items():
+        lines += [f"{folder.name}: {f'{len(wrong)} mistakes' if wrong else 'valid'}", *(f"  {one}" for one in wrong)]
+    context.terminal.show({"curricula": rows}, "\n".join(lines))
+    return FAILED if any(found.values()) else DONE

@@ -29,7 +29,7 @@ class Terminal:
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
-    def show(self, answer: Mapping[str, object], text: str) -> int:
+    def show(self, answer: Mapping[str, object] | Sequence[object], text: str) -> int:
         """Print the answer as JSON or as `text`; the exit code is DONE."""
         print(_as_json(answer, self.out, indent=2) if self.as_json else _printable(text, self.out), file=self.out)
         return DONE
@@ -59,7 +59,7 @@ def _printable(text: str, out: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _as_json(answer: Mapping[str, object], out: TextIO, indent: int | None = None) -> str:
+def _as_json(answer: object, out: TextIO, indent: int | None = None) -> str:
     text = json.dumps(answer, indent=indent, ensure_ascii=False)
     # The escapes of JSON itself, where any are needed: the result stays JSON.
     return text if _printable(text, out) == text else json.dumps(answer, indent=indent)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gaiad.errors import DatasetError, EngineError, GaiadError
-from gaiad.learner.exams.score import ExamReport, Item, ItemScore, report_of, score
+from gaiad.learner.exams.score import ExamReport, Item, ItemScore, report_of
 from gaiad.learner.ports import Completions
 
 
@@ -36,14 +36,15 @@ async def examine(
     model: str,
     constrained: bool,
     max_tokens: int,
+    judge: Callable[[Item, str], ItemScore],
     concurrency: int,
     timeout_s: float,
     on_progress: Callable[[int, int], None] = _unheard,
     make_way: Callable[[], Awaitable[None]] = _at_once,
 ) -> ExamReport:
-    """Ask `model` every item, greedily, `concurrency` at once, each at most `timeout_s`, and score the answers.
+    """Ask `model` every item, greedily, `concurrency` at once, each at most `timeout_s`.
 
-    `make_way` is awaited before each question, so that users can be let past.
+    `judge` scores each answer; `make_way` is awaited before each question, so that users can be let past.
 
     Raises:
         EngineError: the engine failed to answer an item; an exam with holes is worth nothing.
@@ -56,7 +57,7 @@ async def examine(
         for item in waiting:
             await make_way()
             answer = await _answered(engine, _question(item, model, constrained, max_tokens), timeout_s)
-            scores[item.id] = score(item, _text(answer))
+            scores[item.id] = judge(item, _text(answer))
             on_progress(len(scores), len(items))
 
     on_progress(0, len(items))
@@ -66,7 +67,8 @@ async def examine(
                 group.create_task(ask(), name=f"exam-{number}")
     except BaseExceptionGroup as several:
         raise _first_failure(several) from several
-    return report_of(subject, constrained=constrained, items=items, scores=[scores[item.id] for item in items])
+    given = [scores[item.id] for item in items]
+    return await asyncio.to_thread(report_of, subject, constrained=constrained, items=items, scores=given, judge=judge)
 
 
 async def _answered(engine: Completions, question: dict[str, Any], timeout_s: float) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from gaiad.learner.exams.score import ExamReport, ItemScore, Metric
 
 _Mark: TypeAlias = Callable[[ItemScore], bool]
 _MARKS: Mapping[str, _Mark] = {
-    "right tools": lambda one: one.tool_ok,
-    "right parameters": lambda one: one.params_ok,
+    "right choices": lambda one: one.tool_ok,
+    "exact answers": lambda one: one.params_ok,
     "valid answers": lambda one: one.json_ok,
 }
 
@@ -115,7 +115,7 @@ def _enough_items(spec: GateSpec, candidate: ExamReport) -> tuple[bool, str]:
 def _beats_base(
     spec: GateSpec, base: ExamReport, candidate: ExamReport, numbers: dict[str, float]
 ) -> list[tuple[bool, str]]:
-    pair = _paired(base, candidate, _MARKS["right tools"])
+    pair = _paired(base, candidate, _MARKS["right choices"])
     p_value = mcnemar_p_value(pair.only_first, pair.only_second)
     numbers.update(base_rate=base.tool.rate, gain_over_base=pair.gain, p_value=p_value)
     enough = pair.gain >= spec.min_gain_over_base and pair.gain > 0
@@ -123,7 +123,7 @@ def _beats_base(
     return [
         (
             enough,
-            f"{candidate.tool.hits} of {pair.total} right tools against the base's {base.tool.hits} "
+            f"{candidate.tool.hits} of {pair.total} right choices against the base's {base.tool.hits} "
             f"({pair.gain * 100:+.1f} points): {'at least' if enough else 'less than'} the gain of "
             f"{spec.min_gain_over_base * 100:.1f} points that is asked for.",
         ),
@@ -139,12 +139,12 @@ def _gains_parameters(
     spec: GateSpec, base: ExamReport, candidate: ExamReport, numbers: dict[str, float]
 ) -> tuple[bool, str]:
     """Well-formed answers with wrong values are worth nothing: the values must have become better too."""
-    pair = _paired(base, candidate, _MARKS["right parameters"])
+    pair = _paired(base, candidate, _MARKS["exact answers"])
     p_value = mcnemar_p_value(pair.only_first, pair.only_second)
     numbers.update(params_rate=candidate.params.rate, params_gain=pair.gain, params_p_value=p_value)
     gains = pair.gain > 0 and p_value <= spec.max_p_value
     return gains, (
-        f"{candidate.params.hits} of {pair.total} answers have exact parameters against the base's "
+        f"{candidate.params.hits} of {pair.total} answers are exact in every value against the base's "
         f"{base.params.hits}, {'a' if gains else 'no'} gain beyond chance (p = {p_value:.2g})."
     )
 
@@ -158,7 +158,7 @@ def _beats_constant(candidate: ExamReport, numbers: dict[str, float]) -> tuple[b
     above = low > constant.rate
     return above, (
         f"The candidate's lower bound {low * 100:.1f}% is {'' if above else 'not '}above the "
-        f"{constant.rate * 100:.1f}% of always giving the most frequent tool."
+        f"{constant.rate * 100:.1f}% of always giving the best single answer."
     )
 
 
@@ -168,7 +168,7 @@ def _keeps(
     """Against the base or the incumbent, the candidate must not lose more than allowed, nor beyond chance."""
     pair = _paired(candidate, reference, _MARKS[what])
     p_value = mcnemar_p_value(pair.only_first, pair.only_second)
-    if what == "right tools":
+    if what == "right choices":
         numbers.update(incumbent_rate=reference.tool.rate, loss_to_incumbent=pair.gain, loss_p_value=p_value)
     # 1. A loss larger than allowed fails, whatever chance says. 2. So does a smaller one that chance does not explain.
     too_large = pair.gain > spec.max_loss_to_incumbent

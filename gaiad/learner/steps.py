@@ -27,13 +27,14 @@ from gaiad.learner.attempt import Attempt, ExamProgress, Order
 from gaiad.learner.cycle import Command, Kind
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.examiner import KeptReports, exam_key, examine
-from gaiad.learner.exams import tool_choice
+from gaiad.learner.exams.kinds import exam_kind
 from gaiad.learner.exams.score import ExamReport, Item
 from gaiad.learner.ports import Gpu, Hold, ServingEngine
 from gaiad.learner.protocol import Job, Progress, Result
 from gaiad.learner.runner import TRAINER, Run
 from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.exchanges import CorrectedExchange, shaping_fields
+from gaiad.learner.sources.material import signature
 from gaiad.registry import Registry
 
 STOP_GRACE_S = 10.0
@@ -141,6 +142,8 @@ class Steps:
                 hint="raise engine.max_lora_rank and start gaiad again",
             )
         corrections = attempt.corrections = await self.corrections(curriculum)
+        # Before it is read: what changes meanwhile is found at the next look.
+        attempt.material = await asyncio.to_thread(self.material)
         dataset, folder = await asyncio.to_thread(self._gathered, curriculum, corrections)
         attempt.dataset, attempt.dataset_folder = dataset, folder
         learned = await self._cycles.finished_digests(order.adapter)
@@ -155,6 +158,11 @@ class Steps:
         own = self._config.learning.curricula
         return Path(own) if own else catalogue.shipped_curricula()
 
+    def material(self) -> str:
+        """A digest of what the curricula's and the owner's files look like from outside (blocking)."""
+        learning = self._config.learning
+        return signature((str(self.curricula()), *learning.documents, *learning.registries))
+
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected at the curriculum's stages and let be learned from."""
         rows = await self._conversations.feedback.corrected(curriculum.stages)
@@ -168,7 +176,14 @@ class Steps:
         return self._shapes[exchange_id]
 
     def _gathered(self, curriculum: Curriculum, corrections: list[CorrectedExchange]) -> tuple[Dataset, Path]:
-        dataset = catalogue.gather(curriculum, self.curricula() / curriculum.adapter, corrections)
+        learning = self._config.learning
+        dataset = catalogue.gather(
+            curriculum,
+            self.curricula() / curriculum.adapter,
+            corrections,
+            documents=[Path(one) for one in learning.documents],
+            registries=learning.registries,
+        )
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 
     def _bring(self, attempt: Attempt) -> str:
@@ -333,7 +348,7 @@ class Steps:
         assert curriculum is not None
         assert dataset is not None
         assert candidate is not None
-        items = await asyncio.to_thread(tool_choice.items, dataset.heldout, curriculum.exam)
+        items = await asyncio.to_thread(exam_kind(curriculum.exam.kind).items, dataset.heldout, curriculum.exam)
         active = self._registry.snapshot.active.get(attempt.order.adapter)
         base = await self._report(attempt, "base", items, BASE, constrained=True)
         incumbent = await self._report(attempt, "incumbent", items, active, constrained=True) if active else None
@@ -372,6 +387,7 @@ class Steps:
                 model=self._engine.served_name if subject == BASE else subject,
                 constrained=constrained,
                 max_tokens=max_tokens,
+                judge=exam_kind(attempt.curriculum.exam.kind).score,
                 concurrency=self._config.learning.exam_concurrency,
                 timeout_s=self._config.learning.exam_timeout_s,
                 on_progress=count,

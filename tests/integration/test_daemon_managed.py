@@ -113,7 +113,7 @@ async def test_a_whole_cycle_leaves_a_rejected_version_and_the_base_serving(home
         shown = json.loads((await gaiadctl(home, "adapters", "show", "json-architect", "--json"))[1])
         assert [version["stage"] for version in shown["versions"]] == ["rejected"]
         report = (await gaiadctl(home, "adapters", "show", shown["versions"][0]["version"]))[1]
-        assert "right tool" in report
+        assert "right choice" in report
         assert (await chat(home))[0] == 200
 
 

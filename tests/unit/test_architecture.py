@@ -25,12 +25,14 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view
-        report retention rollout signals
+        card_page consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules
+        redact_view report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
-        learner.cycle learner.dataset learner.gate learner.packing learner.exams.score learner.exams.tool_choice
-        learner.sources.requests learner.sources.tool_prompt
+        learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
+        learner.example learner.gate learner.likeness learner.packing learner.shares
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
+        learner.sources.judgements learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
@@ -43,7 +45,9 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.tool_registry
+        learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.material
+        learner.sources.source
+        learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,
@@ -57,7 +61,8 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.erase
+        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.dataset
+        cli.erase
         cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
@@ -283,7 +288,7 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
+    offline = {"gaiad.cli.curriculum", "gaiad.cli.dataset", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()

@@ -10,8 +10,8 @@ import json
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import jsonschema
@@ -26,12 +26,16 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One exam question: the request as it is sent, the stage's schema, and the answer that is right."""
+    """One exam question: the request as it is sent, the stage's schema, and what a right answer holds.
+
+    `answer` is a right answer in full.
+    """
 
     id: str
     messages: tuple[Message, ...]
     schema: Mapping[str, Json] | None
     expected: Mapping[str, Json]
+    answer: str = ""
 
     def request_messages(self) -> list[dict[str, str]]:
         """The messages in OpenAI's form, ready for a request body."""
@@ -40,7 +44,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """What one answer got. `params_ok` implies `tool_ok`; `json_ok` means it parses and fits the schema."""
+    """What one answer got. `params_ok` implies `tool_ok`; `json_ok` means it parses and fits the schema.
+
+    An exam without tools has one mark for both: whether the answer is right. Where its stage has no schema, any text
+    is a valid answer.
+    """
 
     id: str
     tool_ok: bool
@@ -82,7 +90,7 @@ class Metric:
 class ExamReport:
     """How one subject (`base` or a version) did on every item, in the items' order.
 
-    `constant` is what always giving the most frequent tool would have got on the same items.
+    `constant` is what the best single answer, given every time, would have got on the same items.
     """
 
     subject: str
@@ -140,8 +148,17 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return low, high
 
 
-def report_of(subject: str, *, constrained: bool, items: Sequence[Item], scores: Sequence[ItemScore]) -> ExamReport:
+def report_of(
+    subject: str,
+    *,
+    constrained: bool,
+    items: Sequence[Item],
+    scores: Sequence[ItemScore],
+    judge: Callable[[Item, str], ItemScore],
+) -> ExamReport:
     """Put an exam's scores into a report, with the best constant answer on the same items beside them.
+
+    `judge` is how this exam scores an answer.
 
     Raises:
         DatasetError: where the scores are not exactly those of the items, in order.
@@ -151,7 +168,7 @@ def report_of(subject: str, *, constrained: bool, items: Sequence[Item], scores:
             f"the exam of {subject} scored {len(scores)} answers for {len(items)} items, or others than asked",
             hint="run the exam again",
         )
-    return _counted(subject, constrained, tuple(scores), best_constant(items))
+    return _counted(subject, constrained, tuple(scores), best_constant(items, judge))
 
 
 def _counted(subject: str, constrained: bool, scores: tuple[ItemScore, ...], constant: Metric | None) -> ExamReport:
@@ -167,10 +184,19 @@ def _counted(subject: str, constrained: bool, scores: tuple[ItemScore, ...], con
     )
 
 
-def best_constant(items: Sequence[Item]) -> Metric:
-    """What the best single answer, given to every item, would score on exact tool choice."""
-    tools = Counter(str(item.expected.get("selected_tool", "")) for item in items)
-    return Metric.of(max(tools.values(), default=0), len(items))
+def best_constant(items: Sequence[Item], judge: Callable[[Item, str], ItemScore]) -> Metric:
+    """What the best single answer would score if it were given to every item.
+
+    Where tools are chosen that is the commonest tool; elsewhere each item's own right answer is tried on all.
+    """
+    tools = Counter(str(item.expected["selected_tool"]) for item in items if "selected_tool" in item.expected)
+    if tools.total() == len(items):
+        return Metric.of(max(tools.values(), default=0), len(items))
+    answers = dict.fromkeys(item.answer for item in items)
+    # A schema says nothing about which of the right answers is the best, and costs most of the time.
+    plain = [replace(item, schema=None) for item in items]
+    hits = (sum(judge(item, answer).tool_ok for item in plain) for answer in answers)
+    return Metric.of(max(hits, default=0), len(items))
 
 
 def score(item: Item, answer_text: str) -> ItemScore:
@@ -180,7 +206,7 @@ def score(item: Item, answer_text: str) -> ItemScore:
         return ItemScore(item.id, tool_ok=False, params_ok=False, json_ok=False)
     tool_ok = answer.get("selected_tool") == item.expected.get("selected_tool")
     wanted = item.expected.get("params", {})
-    params_ok = tool_ok and _same(_params(answer.get("params")), wanted)
+    params_ok = tool_ok and same(_params(answer.get("params")), wanted)
     return ItemScore(item.id, tool_ok=tool_ok, params_ok=params_ok, json_ok=fits(item.schema, answer))
 
 
@@ -213,11 +239,17 @@ def fits(schema: Mapping[str, Json] | None, value: Json) -> bool:
     return bool(jsonschema.Draft202012Validator(dict(schema)).is_valid(value))
 
 
-def _same(given: Json, wanted: Json) -> bool:
+def same(given: Json, wanted: Json) -> bool:
+    """Say whether two JSON values are the same after normalising; a boolean is never a number."""
     try:
-        return normalised(given) == normalised(wanted)
+        return _written(given) == _written(wanted)
     except RecursionError:  # nested beyond all sense, so not what was wanted
         return False
+
+
+def _written(value: Json) -> str:
+    # As text, because Python takes True for 1.
+    return json.dumps(normalised(value), sort_keys=True)
 
 
 def _params(value: Json) -> Json:

@@ -27,6 +27,4 @@ def items(heldout: Sequence[Example], exam: ExamSpec) -> tuple[Item, ...]:
             hint="a source of this curriculum must give `expected` with every held-out example",
         )
     chosen = fair_choice(asked, exam.items)
-    return tuple(
-        Item(example.key(), example.messages[:-1], example.schema, example.expected or {}) for example in chosen
-    )
+    return tuple(Item(one.key(), one.messages[:-1], one.schema, one.expected or {}, one.answer) for one in chosen)

@@ -21,6 +21,7 @@ from gaiad.curriculum import Curriculum, Json, SourceSpec
 from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources.requests import NO_TOOL, Intent, Material, Spoken, parse_material, spoken
+from gaiad.learner.sources.source import Gathered, Ground
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
 
 STAGE = "tool_selection"
@@ -44,13 +45,14 @@ class _Registry:
     fills: int
 
 
-def load_examples(source: SourceSpec, curriculum: Curriculum, folder: Path) -> list[Example]:
+def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
     """Generate the source's examples, the same ones for the same spec, seed and material.
 
     Raises:
         CurriculumError: where material is missing or contradicts itself.
     """
-    registry = _read(source, curriculum, folder)
+    curriculum = ground.curriculum
+    registry = _read(source, curriculum, ground.folder)
     schema = curriculum.stage_schemas.get(STAGE)
     origin = f"curriculum:{curriculum.adapter}@{curriculum.version}"
     examples = []
@@ -60,7 +62,7 @@ def load_examples(source: SourceSpec, curriculum: Curriculum, folder: Path) -> l
         examples.append(
             Example(
                 (*request(registry.prompt, catalogue, one.text), line),
-                source=KIND,
+                source=source.name,
                 group=one.group,
                 origin=origin,
                 stage=STAGE,
@@ -68,7 +70,7 @@ def load_examples(source: SourceSpec, curriculum: Curriculum, folder: Path) -> l
                 expected={"selected_tool": tool, "params": params},
             )
         )
-    return examples
+    return Gathered(tuple(examples))
 
 
 def runtime_request(curriculum: Curriculum, folder: Path, words: str) -> tuple[Message, ...]:

@@ -93,8 +93,8 @@ def _commands(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> list[t
 def test_a_shipped_curriculum_is_built_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["curriculum", "build", "json-architect", "--profile", "demo", "--out", str(tmp_path), "--json"]
     assert main(words) == DONE
-    answer = json.loads(capsys.readouterr().out)
-    assert Path(answer["frozen"]).name == answer["digest"]
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert Path(answer["path"]).name == answer["digest"]
     assert answer["train"] == len((tmp_path / answer["digest"] / "train.jsonl").read_text().splitlines())
 
 

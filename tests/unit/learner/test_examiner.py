@@ -13,7 +13,7 @@ from gaiad.curriculum import Json
 from gaiad.errors import EngineError
 from gaiad.learner.dataset import Message
 from gaiad.learner.examiner import KeptReports, exam_key, examine
-from gaiad.learner.exams.score import Item
+from gaiad.learner.exams.score import Item, score
 
 SCHEMA: dict[str, Json] = {"type": "object", "required": ["selected_tool", "params"]}
 
@@ -57,6 +57,7 @@ async def taken(engine: TinyEngine, *, constrained: bool = True, concurrency: in
         engine,
         ITEMS,
         subject="base",
+        judge=score,
         model="prime",
         constrained=constrained,
         max_tokens=32,

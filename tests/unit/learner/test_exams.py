@@ -112,17 +112,17 @@ def test_wilson_interval_holds_the_rate(hits: Any, total: Any) -> None:
 
 def test_best_constant_answer_is_the_commonest_tool() -> None:
     asked = [Item(str(n), (), None, {"selected_tool": tool}) for n, tool in enumerate(["a", "b", "b", "", ""])]
-    assert (best_constant(asked).hits, best_constant(asked).total) == (2, 5)
-    assert best_constant([]) == Metric.of(0, 0)
+    assert (best_constant(asked, score).hits, best_constant(asked, score).total) == (2, 5)
+    assert best_constant([], score) == Metric.of(0, 0)
 
 
 def test_report_survives_json_and_refuses_scores_of_other_items() -> None:
     scores = [score(ITEM, answer("file", RIGHT)), score(NOTHING, "no")]
-    report = report_of("base", constrained=True, items=[ITEM, NOTHING], scores=scores)
+    report = report_of("base", constrained=True, items=[ITEM, NOTHING], scores=scores, judge=score)
     assert (report.tool.hits, report.params.hits, report.valid_json.hits) == (1, 1, 1)
     assert ExamReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     with pytest.raises(DatasetError, match="scored 1 answers for 2 items"):
-        report_of("base", constrained=True, items=[ITEM, NOTHING], scores=scores[:1])
+        report_of("base", constrained=True, items=[ITEM, NOTHING], scores=scores[:1], judge=score)
     with pytest.raises(DatasetError, match="not an exam report"):
         ExamReport.from_json({"subject": "x"})
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaiad.curriculum import GateSpec
-from gaiad.learner.exams.score import ExamReport, Item, ItemScore, report_of
+from gaiad.learner.exams.score import ExamReport, Item, ItemScore, report_of, score
 from gaiad.learner.gate import decide, mcnemar_p_value
 
 SPEC = GateSpec(min_items=100, min_gain_over_base=0.1, max_p_value=0.01, max_loss_to_incumbent=0.02)
@@ -24,7 +24,7 @@ def report(subject: str, right: range, total: int = 120, params: range | None = 
     scores = [
         ItemScore(f"i{n}", tool_ok=n in right, params_ok=n in right and n in values, json_ok=True) for n in range(total)
     ]
-    return report_of(subject, constrained=True, items=items(total), scores=scores)
+    return report_of(subject, constrained=True, items=items(total), scores=scores, judge=score)
 
 
 BASE = report("base", range(5))
@@ -46,8 +46,8 @@ def test_a_clear_gain_passes_and_every_reason_has_figures() -> None:
         (report("c", range(0)), "less than the gain"),
         (report("c", range(12)), "less than the gain"),
         (report("c", range(5, 21)), "less than the gain"),
-        (report("c", range(28)), "always giving the most frequent tool"),
-        (report("c", range(80), params=range(0)), "exact parameters"),
+        (report("c", range(28)), "always giving the best single answer"),
+        (report("c", range(80), params=range(0)), "exact in every value"),
         (replace(GOOD, constrained=False), "not constrained"),
         (replace(GOOD, constant=None), "best constant answer"),
         (replace(GOOD, per_item=GOOD.per_item[::-1]), "not the candidate's"),
@@ -91,14 +91,14 @@ def test_a_loss_of_parameters_or_of_validity_to_the_incumbent_fails_too() -> Non
     worse = report("c", range(80), params=range(50))
     assert not decide(SPEC, base=BASE, candidate=worse, incumbent=GOOD).passed
     broken = [replace(one, json_ok=one.tool_ok) for one in GOOD.per_item]
-    torn = report_of("c", constrained=True, items=items(120), scores=broken)
+    torn = report_of("c", constrained=True, items=items(120), scores=broken, judge=score)
     assert not decide(SPEC, base=BASE, candidate=torn, incumbent=GOOD).passed
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=150))
 def test_identical_reports_never_pass(right: Any) -> None:
     scores = [ItemScore(f"i{n}", tool_ok=ok, params_ok=ok, json_ok=True) for n, ok in enumerate(right)]
-    same = report_of("x", constrained=True, items=items(len(right)), scores=scores)
+    same = report_of("x", constrained=True, items=items(len(right)), scores=scores, judge=score)
     spec = GateSpec(1, 0.0, 0.2, 1.0)
     assert not decide(spec, base=same, candidate=replace(same, subject="c"), incumbent=None).passed
 
@@ -107,7 +107,7 @@ def test_identical_reports_never_pass(right: Any) -> None:
 def test_all_wrong_values_never_pass(rows: Any) -> None:
     scores = [ItemScore(f"i{n}", tool_ok=tool, params_ok=False, json_ok=ok) for n, (tool, ok) in enumerate(rows)]
     base = report("base", range(0), len(rows))
-    candidate = report_of("c", constrained=True, items=items(len(rows)), scores=scores)
+    candidate = report_of("c", constrained=True, items=items(len(rows)), scores=scores, judge=score)
     assert not decide(GateSpec(1, 0.0, 0.2, 1.0), base=base, candidate=candidate, incumbent=None).passed
 
 

@@ -9,13 +9,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from gaiad.curriculum import Curriculum, Json
+from gaiad.curriculum import Curriculum, Json, SourceSpec
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner.dataset import Dataset, Example, catalogue_of, check_no_leaks, leaks, masked, request_of
 from gaiad.learner.exams.score import fits, parsed_object, score
 from gaiad.learner.exams.tool_choice import items
+from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, load_frozen, shipped_curricula
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections, shaping_fields
+from gaiad.learner.sources.source import Gathered, Ground, Refused
 from gaiad.learner.sources.tool_registry import load_examples, runtime_request
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
@@ -173,9 +175,9 @@ def test_best_constant_answer_is_a_poor_one(built: Built) -> None:
 def test_generation_is_repeatable_and_follows_the_seed(demo: Built) -> None:
     curriculum, dataset = demo
     assert gather(curriculum, FOLDER, []).digest == dataset.digest
-    other = load_examples(curriculum.sources[0], replace(curriculum, seed=1), FOLDER)
+    other = load_examples(curriculum.sources[0], Ground(replace(curriculum, seed=1), FOLDER)).examples
     assert {one.key() for one in other} != {
-        one.key() for one in load_examples(curriculum.sources[0], curriculum, FOLDER)
+        one.key() for one in load_examples(curriculum.sources[0], Ground(curriculum, FOLDER)).examples
     }
 
 
@@ -280,11 +282,11 @@ def test_frozen_dataset_reads_back_the_same_and_freezing_again_changes_nothing(d
     before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
     assert freeze(dataset, tmp_path) == path
     assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
-    assert set(before) == {"train.jsonl", "validation.jsonl", "heldout.jsonl", "card.json"}
+    assert set(before) == {"train.jsonl", "validation.jsonl", "held_out.jsonl", "card.json", "card.html"}
     assert [one.name for one in tmp_path.iterdir()] == [dataset.digest]
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl", "card.json"])
+@pytest.mark.parametrize("name", ["train.jsonl", "held_out.jsonl", "card.json"])
 def test_a_changed_or_torn_dataset_is_refused(demo: Built, tmp_path: Path, name: Any) -> None:
     path = freeze(demo[1], tmp_path)
     text = (path / name).read_text("utf-8")
@@ -329,6 +331,43 @@ def test_a_curriculum_whose_folder_is_called_otherwise_is_refused(folder: Path) 
         load_curriculum(other, "full")
 
 
+@pytest.mark.parametrize(
+    ("found", "optional", "told"),
+    [
+        (Gathered(()), False, r"the source 'own' gives no example \(mend"),
+        (Gathered((), (Refused("a.md", "not text"),)), True, r"'own' gives no example \(a\.md: not text\)"),
+        (Gathered((), (Refused("f", "r"),) * 9), False, r"\(f: r; f: r; f: r; f: r; f: r; and 4 more\)"),
+        (Gathered(()), True, None),
+    ],
+)
+def test_a_source_that_gives_nothing_is_an_error_unless_it_was_given_nothing(
+    monkeypatch: pytest.MonkeyPatch, demo: Built, found: Gathered, optional: bool, told: str | None
+) -> None:
+    curriculum, dataset = demo
+    monkeypatch.setitem(catalogue._LOADERS, "own", lambda source, ground: found)
+    own = SourceSpec("own", name="own", optional=optional)
+    both = replace(curriculum, sources=(*curriculum.sources, own))
+    if told is None:
+        assert gather(both, FOLDER, []).train == dataset.train
+        return
+    with pytest.raises(CurriculumError, match=told):
+        gather(both, FOLDER, [])
+
+
+def test_what_was_refused_stands_on_the_card(monkeypatch: pytest.MonkeyPatch, demo: Built) -> None:
+    curriculum, _ = demo
+    refused = tuple(Refused(f"{number}.md", "binary") for number in range(150))
+    monkeypatch.setitem(
+        catalogue._LOADERS, "own", lambda source, ground: replace(load_examples(source, ground), refused=refused)
+    )
+    own = replace(curriculum.sources[0], kind="own", name="mine")
+    card = gather(replace(curriculum, sources=(own,)), FOLDER, []).card
+    assert card["refused_count"] == 150
+    assert card["refused"][:1] == [{"origin": "0.md", "reason": "binary"}]  # type: ignore[index]
+    assert len(card["refused"]) == 100  # type: ignore[arg-type]
+    assert card["sources"] == {"mine": 122}
+
+
 def test_missing_material_and_unknown_kinds_and_options_are_named(folder: Path) -> None:
     curriculum = load_curriculum(folder, "full")
     source = curriculum.sources[0]
@@ -341,7 +380,7 @@ def test_missing_material_and_unknown_kinds_and_options_are_named(folder: Path) 
         ({"fills": "many"}, "must be numbers"),
     ):
         with pytest.raises(CurriculumError, match=told):
-            load_examples(replace(source, options=options), curriculum, folder)  # type: ignore[arg-type]
+            load_examples(replace(source, options=options), Ground(curriculum, folder))  # type: ignore[arg-type]
     (folder / "prompt.json").unlink()
     with pytest.raises(CurriculumError, match=r"cannot read .*prompt\.json"):
         gather(curriculum, folder, [])

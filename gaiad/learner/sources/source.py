@@ -1,0 +1,53 @@
+"""What every source of examples has in common: what it may read, and what it gives back.
+
+A source is a module with a `KIND` and a `load_examples(source, ground)`. It generates or reads its examples, each with
+its provenance, always the same ones for the same spec, seed and material; how many of them a dataset takes, and into
+which split, is `learner.dataset`'s decision. What it cannot use of the owner's material it refuses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from gaiad.curriculum import Curriculum, SourceSpec
+from gaiad.learner.dataset import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a source may read: its curriculum, the curriculum's own folder, and what the owner adds in the settings.
+
+    `documents` are folders or files of Markdown; `registries` are JSON files of tools, or `module:attribute`.
+    """
+
+    curriculum: Curriculum
+    folder: Path
+    documents: tuple[Path, ...] = ()
+    registries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A piece of material that was left out: where it stands, and why it cannot be used."""
+
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a source gives: its examples in a fixed order, and what it had to leave out."""
+
+    examples: tuple[Example, ...]
+    refused: tuple[Refused, ...] = ()
+
+
+Loader: TypeAlias = Callable[[SourceSpec, Ground], Gathered]
+"""Reads or generates one source.
+
+Raises:
+    CurriculumError: where the source's options are wrong, or shipped material is missing or contradicts itself.
+"""

@@ -1,0 +1,99 @@
+"""`gaiadctl curriculum`: what it lists, what it finds wrong, and what it shows of a dataset. No daemon runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaiad.cli.main import main
+from gaiad.cli.output import DONE, FAILED
+from gaiad.learner.sources.catalogue import shipped_curricula
+
+SMALL = ["--profile", "demo"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main(["curriculum", *words, "--json"]) == DONE
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_shipped_curriculum_is_listed_and_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {path.parent.name for path in shipped_curricula().glob("*/curriculum.json")}
+    rows = said(capsys, "list")["curricula"]
+    assert {row["adapter"] for row in rows} == names
+    assert all(row["sources"] and row["profiles"] and "trouble" not in row for row in rows)
+    assert all(row["valid"] for row in said(capsys, "validate")["curricula"])
+
+
+def test_every_mistake_is_named_with_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
+    spec = tmp_path / "json-architect" / "curriculum.json"
+    text = spec.read_text().replace('"rank": 16', '"rank": 0').replace('"max_steps": 200', '"max_steps": "many"')
+    spec.write_text(text)
+    assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
+    out = capsys.readouterr().out
+    assert "2 mistakes" in out
+    assert "lora.rank" in out
+    assert "training.max_steps" in out
+    assert main(["curriculum", "list", "--curricula", str(tmp_path)]) == DONE
+    assert "lora.rank" in capsys.readouterr().out
+
+
+def test_an_unknown_kind_of_source_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
+    spec = tmp_path / "json-architect" / "curriculum.json"
+    spec.write_text(spec.read_text().replace('"tool_registry"', '"rumour"'))
+    assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
+    assert "rumour" in capsys.readouterr().out
+
+
+def test_a_built_dataset_is_shown_sampled_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = said(capsys, "build", "json-architect", *SMALL, "--out", str(tmp_path))
+    again = said(capsys, "build", "json-architect", *SMALL, "--out", str(tmp_path))
+    assert again == [row]
+    assert {"adapter", "digest", "train", "held_out", "path"} <= set(row)
+    assert (Path(row["path"]) / "card.html").read_text().startswith("<!doctype html>")
+    card = said(capsys, "show", row["path"])
+    assert card["digest"] == row["digest"]
+    assert card["diversity"]["tool_registry"]["examples"] == row["train"]
+    examples = said(capsys, "sample", row["path"], "-n", "2", "--split", "held_out", "--group", "web.")["examples"]
+    assert [one["group"].partition("/")[0] for one in examples] == ["web.search", "web.search"]
+    assert said(capsys, "diff", row["path"], "json-architect", *SMALL)["same"] is True
+
+
+def test_what_differs_between_two_datasets_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
+    spec = tmp_path / "json-architect" / "curriculum.json"
+    spec.write_text(spec.read_text().replace('"seed": 20261,\n  "lora"', '"seed": 7,\n  "lora"'))
+    found = said(capsys, "diff", "json-architect", str(tmp_path / "json-architect"), *SMALL)
+    train = found["splits"]["train"]
+    assert found["same"] is False
+    assert train["kept"] + train["changed"] + len(train["gone"]) == 122
+    assert found["cards"]["seed"] == [20261, 7]
+
+
+def test_nothing_to_build_and_nothing_to_show_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curriculum", "build"]) == FAILED
+    assert "--all" in capsys.readouterr().err
+    assert main(["curriculum", "list", "--curricula", str(tmp_path)]) == FAILED
+    assert "there is no curriculum" in capsys.readouterr().err
+    assert main(["curriculum", "sample", "json-architect", *SMALL, "--source", "none"]) == FAILED
+    assert "tool_registry" in capsys.readouterr().err
+
+
+def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "curriculum.json").write_text("{")
+    words = ["build", "--all", *SMALL, "--curricula", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == FAILED
+    told = capsys.readouterr()
+    assert "json-architect" in told.out
+    assert "1 of 2" in told.err
+    assert "broken" in told.err
