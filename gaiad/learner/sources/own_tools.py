@@ -2,7 +2,7 @@
 
 Gives nothing where no registry is configured. Requests come from the grammar of `tool_requests`; the wording lies in
 the curriculum's folder (`prompt.json`, `frames.json`, `requests.json` for what needs no tool, `tools.json` for strange
-tools). Options: `prompt` (style), `per_tool` (requests for each tool), `catalogue_variants`, `runtime_share` and
+tools). Options: `prompt` (style), `per_tool` (requests for each tool), `catalogue_variants` (at most so many) and
 `none_share` (how many of the requests need no tool). `tool_registry` uses the same for a registry that it names.
 """
 
@@ -29,18 +29,20 @@ from gaiad.learner.sources.tool_requests import Asked, asked, confidence_among
 
 KIND = "own_tools"
 STAGE = "tool_selection"
-OPTIONS = frozenset({"prompt", "per_tool", "catalogue_variants", "runtime_share", "none_share"})
+OPTIONS = frozenset({"prompt", "per_tool", "catalogue_variants", "none_share"})
 
 _CHARACTERS_A_TOKEN = 2.6
 _REQUEST_ROOM = 620
 """Characters left for request and answer beside the catalogue."""
 _LEAST_ROOM = 120
-_USES, _VARIANT_USES = 32, 40
-"""How many examples a catalogue is planned for, and a variant; a dataset wants each used 16 times."""
+_USES, VARIANT_USES = 40, 28
+"""How many examples a part of the registry is planned for at least, and a variant; a dataset wants 16 of each."""
+_OTHER_SHARE, _MOST_OTHER_SHARE = 0.3, 0.5
+"""How many requests see a variant of their part of the registry; the second where only some parts have one."""
 _ELSEWHERE = 0.05
 """How often a tool is asked for under another part of the registry, where it does not stand."""
 _GOLDEN = 0.6180339887498949
-_FEWEST, _MOST_REQUESTS = 12, 120
+_FEWEST, _MOST_REQUESTS, _DISTINCT_REQUESTS = 12, 240, 120
 _MISSING_CONFIDENCE = 0.85
 
 
@@ -55,7 +57,7 @@ class _Shown:
     material: Material
     catalogues: tuple[tuple[Tool, ...], ...]
     variants: tuple[Variant, ...]
-    runtime_share: float
+    variant_share: float
     most_characters: int
 
 
@@ -83,7 +85,7 @@ def from_registries(source: SourceSpec, ground: Ground, names: Sequence[str]) ->
     own: set[str] = set()
     counter = count()
     placed = [(part, tool) for part, catalogue in enumerate(shown.catalogues) for tool in catalogue]
-    wanted = _wanted(source, ground.curriculum, len(placed))
+    wanted = _wanted(source, ground, len(placed))
     for place, (part, tool) in enumerate(placed):
         try:
             found = list(_examples_of(shown, tool, part, place, wanted, counter, own))
@@ -131,28 +133,46 @@ def _shown(source: SourceSpec, ground: Ground, tools: Sequence[Tool]) -> tuple[_
         closers=frames.closers,
         contexts=frames.contexts,
     )
-    most_characters = int(curriculum.training.max_sequence_tokens * _CHARACTERS_A_TOKEN)
+    most = int(curriculum.training.max_sequence_tokens * _CHARACTERS_A_TOKEN)
     frame = sum(len(one.content) for one in request(prompt, [], ""))
-    room = max(_LEAST_ROOM, most_characters - frame - _REQUEST_ROOM)
-    target = source.target or curriculum.split.train
-    catalogues, left = divided(tools, room, max(1, target // _USES // 2 or 1))
+    room = max(_LEAST_ROOM, most - frame - _REQUEST_ROOM)
+    catalogues, left = divided(tools, room, max(1, aim(source, ground) // _USES))
     if not catalogues:
         raise CurriculumError(
             "no tool fits the sequence length", hint="raise max_sequence_tokens, or shorten the tools"
         )
-    free = max(0, min(target // _USES - len(catalogues), int(target * 0.3) // _VARIANT_USES))
-    number = _number(source, "catalogue_variants", min(free, 2 * len(catalogues)))
     own = {tool.name for tool in tools}
     both = parse_tools(_text(folder / "tools.json"))
     strange = [tool for kind in both for tool in kind.values() if tool.name not in own]
-    others = variants(catalogues, strange, int(number), room, curriculum.seed)
-    share = _number(source, "runtime_share", 0.7)
-    if not 0.6 <= share <= 1:
-        raise CurriculumError("sources: runtime_share must lie between 0.6 and 1", hint="mend the options")
-    return (
-        _Shown(curriculum, source, prompt, frames, material, tuple(catalogues), tuple(others), share, most_characters),
-        left,
-    )
+    # What few tools can be asked in is soon too much alike, and a dataset then takes less than it aims at.
+    given = min(aim(source, ground), _DISTINCT_REQUESTS * len(tools))
+    number, share = _planned(given, len(catalogues))
+    number = min(number, int(_number(source, "catalogue_variants", number)))
+    others = variants(catalogues, strange, number, room, curriculum.seed)
+    return _Shown(curriculum, source, prompt, frames, material, tuple(catalogues), tuple(others), share, most), left
+
+
+def aim(source: SourceSpec, ground: Ground) -> int:
+    """About how many train examples the source will give: its target, else its part of what the targets leave."""
+    if source.target is not None:
+        return source.target
+    sources = ground.curriculum.sources
+    # What the owner has not configured gives nothing, so that its target is left to others.
+    absent = {KIND} if not ground.registries else set()
+    left = ground.curriculum.split.train - sum(one.target or 0 for one in sources if one.kind not in absent)
+    return max(1, left // max(1, sum(one.target is None for one in sources if one.kind not in absent)))
+
+
+def _planned(aim: int, parts: int) -> tuple[int, float]:
+    """How many variants there may be, and how many of a part's requests see them, so that each is used often enough."""
+    each = aim / parts
+    # 1. Several for each part, where they are used often. 2. One for some parts. 3. None.
+    every = min(int(_OTHER_SHARE * each / VARIANT_USES), int(each // _USES))
+    if every:
+        return every * parts, _OTHER_SHARE
+    if _MOST_OTHER_SHARE * each >= VARIANT_USES:
+        return int(_OTHER_SHARE / _MOST_OTHER_SHARE * parts), _MOST_OTHER_SHARE
+    return 0, 0.0
 
 
 def _number(source: SourceSpec, key: str, default: float) -> float:
@@ -169,10 +189,10 @@ def _text(path: Path) -> str:
         raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error
 
 
-def _wanted(source: SourceSpec, curriculum: Curriculum, tools: int) -> int:
+def _wanted(source: SourceSpec, ground: Ground, tools: int) -> int:
     """Requests for each tool: half as many again as the splits together want, since some come out too much alike."""
-    split = curriculum.split
-    whole = (source.target or split.train) * (split.train + split.validation + split.heldout) / split.train
+    split = ground.curriculum.split
+    whole = aim(source, ground) * (split.train + split.validation + split.heldout) / split.train
     enough = math.ceil(1.5 * whole / tools)
     return int(_number(source, "per_tool", min(_MOST_REQUESTS, max(_FEWEST, enough))))
 
@@ -196,10 +216,10 @@ def _catalogue_for(shown: _Shown, part: int, drawn: float) -> tuple[tuple[Tool, 
     1. A variant of that part. 2. Another part, so that the tool is missing. 3. The part itself.
     """
     others = [variant for variant in shown.variants if variant.of == part]
-    beyond = 1 - shown.runtime_share
-    if drawn < beyond and others:
+    beyond = shown.variant_share if others else 0.0
+    if drawn < beyond:
         return others[int(drawn / beyond * len(others))].tools, False
-    if beyond <= drawn < beyond + _ELSEWHERE and len(shown.catalogues) > 1:
+    if drawn < beyond + _ELSEWHERE and len(shown.catalogues) > 1:
         return shown.catalogues[(part + 1) % len(shown.catalogues)], True
     return shown.catalogues[part], True
 
