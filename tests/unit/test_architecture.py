@@ -33,7 +33,9 @@ LAYERS: dict[int, str] = {
         learner.exams.answers learner.exams.kinds
         learner.exams.score
         learner.exams.tool_choice
-        learner.sources.judgements learner.sources.requests learner.sources.tool_prompt
+        learner.sources.judgements learner.sources.packet_faults learner.sources.packet_flow
+        learner.sources.packet_material learner.sources.packet_tasks learner.sources.packet_text
+        learner.sources.plan_tasks learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
@@ -46,7 +48,8 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.source
+        learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.packets
+        learner.sources.source
         learner.sources.tool_registry
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole

@@ -24,7 +24,7 @@ from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import judgement, tool_registry
+from gaiad.learner.sources import judgement, packets, tool_registry
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
 from gaiad.learner.sources.source import Ground, Loader
 
@@ -35,6 +35,7 @@ _SPLITS = ("train", "validation", "heldout")
 _LOADERS: dict[str, Loader] = {
     tool_registry.KIND: tool_registry.load_examples,
     judgement.KIND: judgement.load_examples,
+    packets.KIND: packets.load_examples,
 }
 
 
