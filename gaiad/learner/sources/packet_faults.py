@@ -43,11 +43,20 @@ TOOL_KINDS = (
 )
 """Faults that only a packet with a reviewed and executed tool can have."""
 
-_REQUIRED = """
-header.packet_id header.origin header.persona.role header.routing.target_engine intent.user_intent intent.system_task
-intent.confidence context.constraints.max_tokens response.confidence metrics.latency_ms status.state
-metrics.token_usage.total_tokens
-""".split()
+_REQUIRED = (
+    "header.packet_id",
+    "header.origin",
+    "header.persona.role",
+    "header.routing.target_engine",
+    "intent.user_intent",
+    "intent.system_task",
+    "intent.confidence",
+    "context.constraints.max_tokens",
+    "response.confidence",
+    "metrics.latency_ms",
+    "metrics.token_usage.total_tokens",
+    "status.state",
+)
 _STRANGE: dict[str, tuple[str, ...]] = {
     "header.origin": ("nowhere", "guest", "printer"),
     "header.persona.role": ("Oracle", "Pirate", "Clerk"),

@@ -44,6 +44,20 @@ STEPS = (
 
 _TOOL_STEPS = frozenset({"tool_selection", "tool_review", "tool_execution", "reinjection"})
 _RUN_STEPS = frozenset({"tool_execution", "reinjection"})
+_TITLES = ("notes on {}", "a letter about {}", "last year's entry on {}", "a list concerning {}", "an article on {}")
+_PLANS = (
+    "settle {} first, then answer plainly",
+    "look into {} and say what follows",
+    "answer what was asked about {} and stop",
+    "take {} apart before saying anything",
+)
+_GUESSES = (
+    "the user is concerned with {}",
+    "it is all about {}",
+    "{} lies behind the question",
+    "what is wanted is help with {}",
+)
+_ADVICE = ("think once more about {}", "keep to {}", "say nothing beyond {}", "make sure of {}")
 _OTHER_TASKS = ("Research", "GenerateDraft", "Refine", "Validate", "Decision")
 
 
@@ -69,6 +83,10 @@ class Course:
     engine: str
     task: str
     destination: str
+
+    def worded(self, forms: Sequence[str]) -> str:
+        """One of `forms` with the scenario's topic in it, always the same one for the same packet."""
+        return forms[int(self.ident, 16) % len(forms)].format(self.scenario.topic)
 
     @property
     def reviewed(self) -> bool:
@@ -175,7 +193,7 @@ def _opened(course: Course) -> dict[str, Json]:
     """What the intake knows."""
     return {
         "version": "0.3",
-        "header.datetime": f"2026-03-14T{course.hour:02d}:20:00",
+        "header.datetime": f"2026-03-{course.hour + 4:02d}T{course.hour:02d}:{course.latency_ms % 60:02d}:00",
         "header.session_id": f"session-{course.ident[:3]}",
         "header.packet_id": f"packet-{course.ident}",
         "header.sub_id": "0",
@@ -232,7 +250,7 @@ def _understood(course: Course, step: str) -> dict[str, Json]:
             "tool_routing.needs_tool": bool(scenario.tool),
             "status.state": "processing",
         }
-    titles: list[Json] = [f"notes on {scenario.topic}, part {at + 1}" for at in range(course.documents)]
+    titles: list[Json] = [course.worded((*_TITLES[at:], *_TITLES[:at])) for at in range(course.documents)]
     found: Json = {"key": "retrieved_documents", "value": titles, "type": "list", "source": "knowledge"}
     return {
         "content.data_fields": [found],
@@ -260,9 +278,8 @@ def _routed(course: Course, step: str) -> dict[str, Json]:
         case "tool_review":
             return {
                 "tool_routing.review_confidence": course.review_confidence,
-                "tool_routing.review_reasoning": "fits the request" if course.runs else "too doubtful to run",
+                "tool_routing.review_reasoning": f"{scenario.tool} weighed for {scenario.topic}",
                 "tool_routing.execution_status": "approved" if course.runs else "skipped",
-                "status.state": "awaiting_tool" if course.runs else "processing",
             }
         case "tool_execution":
             return {
@@ -273,8 +290,7 @@ def _routed(course: Course, step: str) -> dict[str, Json]:
 
 
 def _thought(course: Course, step: str) -> dict[str, Json]:
-    topic = course.scenario.topic
-    plan: Json = {"step": "plan", "summary": f"settle {topic} first, then answer plainly", "confidence": 0.7}
+    plan: Json = {"step": "plan", "summary": course.worded(_PLANS), "confidence": 0.7}
     if step == "planning":
         return {"reasoning.reflection_log": [plan]}
     if step == "reflection":
@@ -286,8 +302,8 @@ def _thought(course: Course, step: str) -> dict[str, Json]:
             {"name": "knowledge_sufficiency", "passed": enough, "score": 0.8 if enough else 0.3},
             {"name": "plan_completeness", "passed": True, "score": 0.8},
         ],
-        "reasoning.sketchpad": [{"slot": "working_hypothesis", "content": f"the user is concerned with {topic}"}],
-        "status.next_steps": [f"think once more about {topic}"],
+        "reasoning.sketchpad": [{"slot": "working_hypothesis", "content": course.worded(_GUESSES)}],
+        "status.next_steps": [course.worded(_ADVICE)],
     }
 
 

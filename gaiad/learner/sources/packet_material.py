@@ -19,8 +19,8 @@ from gaiad.errors import CurriculumError
 Edit: TypeAlias = "Mapping[str, int | Sequence[int | str]]"
 """How a sound plan is spoilt: {"drop": n}, {"move": [from, to]}, {"put": [at, text]} or {"say": [at, text]}."""
 
-NEEDS = ("own", "general")
-"""Whether a request is about the user's own things, or about what is generally known."""
+NEEDS = ("own", "general", "live")
+"""What a request is about: the user's own things, what is generally known, or how things are at this moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +210,17 @@ def _scenarios(raw: Mapping[str, Json]) -> tuple[Scenario, ...]:
 
 
 def _scenario(domain: str, row: Mapping[str, Json]) -> Scenario:
-    always = [_text(row, key) for key in ("id", "topic", "intent", "ask", "note", "reply")]
-    ident, topic, *others = always
-    return Scenario(ident, domain, topic, *others, tool=str(row.get("tool", "")), why=str(row.get("why", "")))
+    return Scenario(
+        id=_text(row, "id"),
+        domain=domain,
+        topic=_text(row, "topic"),
+        intent=_text(row, "intent"),
+        ask=_text(row, "ask"),
+        note=_text(row, "note"),
+        reply=_text(row, "reply"),
+        tool=str(row.get("tool", "")),
+        why=str(row.get("why", "")),
+    )
 
 
 def _plans(raw: Mapping[str, Json]) -> tuple[Plan, ...]:

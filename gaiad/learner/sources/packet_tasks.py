@@ -28,7 +28,7 @@ from gaiad.learner.sources.packet_flow import (
     written,
 )
 from gaiad.learner.sources.packet_material import Material, Scenario, Step
-from gaiad.learner.sources.packet_text import STYLES, leaves, said, shown
+from gaiad.learner.sources.packet_text import EMPTY, STYLES, leaves, said, shown
 
 AUDIT_STAGE = "cognitive_audit"
 
@@ -38,6 +38,8 @@ _PLAIN_NEXT = tuple(step for step in STEPS[1:] if step not in STEPS[3:7])
 _TOOL_NEXT = (*STEPS[3:7], *STEPS[3:7], "planning")
 _FATES = ("reviewed", "unreviewed", "skipped", "missing")
 _LETTERS = "ABCD"
+_UNTOLD = ("header.", "context.session_history_ref", "context.constraints", "governance.safety")
+"""What a trace leaves out: it is the same for nearly every packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _trace(course: Course, done: Sequence[str], known: Mapping[str, Step]) -> st
             f"{path} {said(value)}"
             for field in known[step].writes
             for path, value in leaves(field, get(values, field))
-            if not path.startswith("header.") and said(value) != "empty"
+            if not path.startswith(_UNTOLD) and said(value) != EMPTY
         ]
         lines.append(f"{step}: {', '.join(parts) or 'nothing new'}")
     return "\n".join(lines)
@@ -209,7 +211,7 @@ def _why_next(course: Course, name: str, step: Step) -> str:
     return f"{reasons.get(name, 'The step before is done')}; {name} {step.purpose}."
 
 
-def annotations(material: Material, seed: int) -> Iterator[Posed]:
+def annotated(material: Material, seed: int) -> Iterator[Posed]:
     """One packet a scenario with four fields, each to be traced back to the only step that writes it."""
     writers = Counter(field for step in material.steps for field in step.writes)
     owner = {field: step.name for step in material.steps for field in step.writes if writers[field] == 1}

@@ -24,7 +24,7 @@ PARTS: dict[str, packet_tasks.Task] = {
     "reading": packet_tasks.readings,
     "decision": packet_tasks.decisions,
     "next_step": packet_tasks.next_steps,
-    "annotation": packet_tasks.annotations,
+    "annotation": packet_tasks.annotated,
     "lore": packet_tasks.lore,
 }
 

@@ -1,7 +1,8 @@
 """Plans to audit and to reflect on: sound or with the one flaw that was brought into them.
 
 A plan's two forms never stand in different splits, for the sound one gives the flawed one away. The scores of an audit
-follow from what its state says was retrieved and from whether the request is about the user's own things.
+follow from what its state says was retrieved and from what the request is about: the user's own things, what is
+generally known, or how things are now.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ SOUND = "none"
 """The flaw of a sound plan."""
 
 _SOUND_CONFIDENCE = 0.9
-_OWN_BASES, _GENERAL_BASES = ("personal_notes", "household", "workspace"), ("encyclopaedia", "handbook")
+_BASES = {
+    "own": ("personal_notes", "household", "workspace"),
+    "general": ("encyclopaedia", "handbook", "household"),
+    "live": ("household", "handbook", "workspace"),
+}
+_MISSING = {
+    "own": "Nothing that could be relied on was found among the user's own material.",
+    "live": "How things stand is not known yet.",
+}
 _LEADS = ("First", "Then", "After that", "Next", "Then", "Finally")
 
 
@@ -105,23 +114,23 @@ def _alternating(plans: Sequence[Plan]) -> Iterator[tuple[bool, Plan]]:
 
 
 def _state(plan: Plan, draw: random.Random) -> State:
-    """Own things were retrieved in half of the cases; general requests come with any state."""
+    """Own things were mostly retrieved; other requests come with any state."""
     documents = draw.choice((0, 0, 1, 2, 3, 5)) if plan.needs == "own" else draw.choice((0, 0, 1, 3))
     hits = draw.choice((0, 1, 2, 4)) if documents else draw.choice((0, 0, 1))
-    base = draw.choice(_OWN_BASES if plan.needs == "own" else _GENERAL_BASES) if draw.random() < 0.6 else None
+    base = draw.choice(_BASES[plan.needs]) if draw.random() < 0.6 else None
     return State(documents, hits, draw.randint(0, 9), base)
 
 
 def _audited(plan: Plan, state: State, *, flawed: bool) -> dict[str, str]:
     knowledge, documents = knowledge_verdict(plan.needs, state), documents_verdict(plan.needs, state)
     whole = Verdict(True, _SOUND_CONFIDENCE, "every step is there and in its place")
-    missing = [] if knowledge.passed else ["Nothing that could be relied on was found among the user's own material."]
+    missing = [] if knowledge.passed else [_MISSING[plan.needs]]
     if flawed:
         whole = Verdict(False, plan.kind.confidence, plan.kind.says)
         missing.insert(0, plan.gap)
     # What is wrong with the plan comes before what is wrong with its ground: a mended plan may retrieve more itself.
     following = plan.fix if flawed else "Carry the plan out and answer the user."
-    if not flawed and not knowledge.passed:
+    if not flawed and not knowledge.passed and plan.needs == "own":
         following = "Retrieve the user's own material before anything is answered."
     return {
         "EVAL knowledge_sufficiency": str(knowledge),
@@ -135,6 +144,8 @@ def _audited(plan: Plan, state: State, *, flawed: bool) -> dict[str, str]:
 
 def knowledge_verdict(needs: str, state: State) -> Verdict:
     """Whether what is at hand suffices for the request."""
+    if needs == "live":
+        return Verdict(False, 0.3, "only a look at the present can tell")
     if needs == "general":
         if state.documents:
             return Verdict(True, 0.8, "generally known, with documents to check against")
@@ -150,8 +161,10 @@ def knowledge_verdict(needs: str, state: State) -> Verdict:
 
 def documents_verdict(needs: str, state: State) -> Verdict:
     """How good the retrieved documents are by their number and the probe's hits."""
+    if needs == "live" and state.documents:
+        return Verdict(False, 0.3, "documents cannot tell how things are now")
     if not state.documents:
-        if needs == "general":
+        if needs in ("general", "live"):
             return Verdict(True, 0.5, "no documents, and none are needed")
         return Verdict(False, 0.1, "no documents were retrieved")
     if not state.hits:
