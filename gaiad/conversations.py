@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
@@ -55,18 +54,22 @@ _SIZE = sa.func.coalesce(
 
 def _insert_metadata(rows: int) -> str:
     row = f"({', '.join('?' * (len(_RECORDED) + 1))})"
-    columns = f"{', '.join(_RECORDED)}, decision"
-    return f"INSERT INTO {tables.exchanges.name} ({columns}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
+    return f"{_INTO_METADATA} {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
 
 
+_INTO_METADATA = f"INSERT INTO {tables.exchanges.name} ({', '.join(_RECORDED)}, decision) VALUES"
 _INSERT_ONE, _INSERT_MANY = _insert_metadata(1), _insert_metadata(_ROWS_AT_ONCE)
+_INSERT_ARRAYS = tables.from_arrays(tables.exchanges, (*_RECORDED, "decision"))
 
 
-def _statements(rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
+def _statements(dialect: str, rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
     """Statements that write `rows`: many at once as long as they last, the rest one by one in one call.
 
     Two statements, whatever the number: the driver keeps each different one prepared, and large ones are large.
     """
+    if dialect == "postgresql":
+        yield _INSERT_ARRAYS, tuple(map(list, zip(*rows, strict=True)))
+        return
     rest = len(rows) % _ROWS_AT_ONCE
     for at in range(0, len(rows) - rest, _ROWS_AT_ONCE):
         yield _INSERT_MANY, tuple(chain.from_iterable(rows[at : at + _ROWS_AT_ONCE]))
@@ -111,7 +114,8 @@ class Conversations:
         async with self._db.write() as connection:
             # What was revoked, or is being erased, since the look before is not kept either.
             final = [self._without_revoked(record) for record in allowed]
-            for statement, values in _statements([_metadata_row(record) for record in final]):
+            dialect = connection.dialect.name
+            for statement, values in _statements(dialect, [_metadata_row(record, dialect) for record in final]):
                 await connection.exec_driver_sql(statement, values)
             await _write_contents(connection, [record for record in final if record.purposes], contents)
 
@@ -234,7 +238,7 @@ class Conversations:
         """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
         exchanges, contents = tables.exchanges, tables.exchange_contents
         old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
-        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(_DELETED_AT_ONCE)
+        bare = old.where(~sa.exists().where(contents.c.request_id == exchanges.c.request_id)).limit(_DELETED_AT_ONCE)
         query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
         while True:
             async with self._db.write() as connection:
@@ -259,8 +263,9 @@ class Conversations:
         )
 
 
-def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
-    # Plain texts and numbers, in the order of `_RECORDED`: the driver asks around how to write anything else.
+def _metadata_row(record: ExchangeRecord, dialect: str) -> _Row:
+    # In the order of `_RECORDED`. Plain texts and numbers: SQLite's driver asks around how to write anything else.
+    flag = bool if dialect == "postgresql" else int
     return (
         record.request_id,
         record.at,
@@ -275,9 +280,9 @@ def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
         record.first_byte_ms,
         record.total_ms,
         record.finish_reason,
-        1 if record.streamed else 0,
-        1 if record.complete else 0,
-        None if record.valid is None else int(record.valid),
+        flag(record.streamed),
+        flag(record.complete),
+        None if record.valid is None else flag(record.valid),
         str(record.outcome),
         "kept" if record.purposes else "not_kept",
     )
@@ -291,7 +296,7 @@ async def _write_contents(
         return
     # A purpose may have been revoked since the content was made ready.
     rows = [{**contents[one.request_id].row, "purposes": ",".join(sorted(one.purposes))} for one in records]
-    await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), rows)
+    await tables.insert_new(connection, tables.exchange_contents, rows)
     signals: list[dict[str, object]] = [
         {"request_id": one.request_id, "what": what.value, "at": one.at}
         for one in records
@@ -300,8 +305,7 @@ async def _write_contents(
     asked = zip(records, rows, strict=True)
     questions = {(untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
     signals += await _asked_again(connection, questions, max(one.at for one in records))
-    if signals:
-        await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
+    await tables.insert_new(connection, tables.signals, signals)
 
 
 async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[str]) -> None:

@@ -148,7 +148,7 @@ class _Daemon:
         self.erasures = Erasures(database)
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
         # On every way out: after the doors are shut, before the database is.
-        stack.push_async_callback(self.recorder.flush)
+        stack.push_async_callback(self.recorder.end)
 
     async def _follow_settings(self) -> None:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.adapter import Arm
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
@@ -26,13 +26,14 @@ from gaiad.exchange import ExchangeRecord, Judgement
 SECRET = "the-attic-key-is-under-the-mat"
 
 
-def config_at(path: Path, header_may_grant: bool = False) -> Config:
-    return Config(path, path / "control.sock", consent=ConsentConfig(header_may_grant=header_may_grant))
+def config_at(path: Path, store: StoreConfig, header_may_grant: bool = False) -> Config:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    return Config(path, path / "control.sock", consent=consent, store=store)
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(config_at(tmp_path))
+async def db(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Database]:
+    database = await Database.open(config_at(tmp_path, store_at))
     yield database
     await database.close()
 
@@ -62,16 +63,12 @@ def record(request_id: str, *purposes: str, user: str | None = "ana", at: float 
     return ExchangeRecord(request_id=request_id, at=at, user=user, purposes=frozenset(purposes), **{**fields, **more})
 
 
-def bytes_on_disk(database: Database) -> bytes:
-    return b"".join(path.read_bytes() for path in database.path.parent.glob("gaiad.db*"))
-
-
 async def corrected_ids(conversations: Conversations) -> list[str]:
     return [row["exchange_id"] for row in await conversations.feedback.corrected(["tool_selection"])]
 
 
 async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_disk(
-    db: Database, conversations: Conversations
+    conversations: Conversations, on_disk: Callable[[], bytes]
 ) -> None:
     careless = record("r1", user="mallory-the-user", conversation="conversation-77")
     nobody = record("r2", "log", user=None, conversation="conversation-77")
@@ -83,12 +80,14 @@ async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_d
         assert (row["status"], row["prompt_tokens"], row["valid"], row["durable"]) == (200, 7, True, True)
         assert [row[key] for key in ("user", "conversation", "request", "response")] == [None] * 4
         assert row["purposes"] == []
-    on_disk = bytes_on_disk(db)
+    raw = on_disk()
     for text in (SECRET, "mallory-the-user", "conversation-77"):
-        assert text.encode() not in on_disk
+        assert text.encode() not in raw
 
 
-async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: Conversations) -> None:
+async def test_a_consented_exchange_comes_back_whole_and_durable(
+    conversations: Conversations, on_disk: Callable[[], bytes]
+) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     await conversations.keep([record("r1", *conversations.grants.purposes_for("ana"))])
     row = await conversations.exchange("r1")
@@ -96,6 +95,7 @@ async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: 
     assert (row["user"], row["conversation"], row["purposes"]) == ("ana", "c1", ["log", "train"])
     assert row["request"] == {"messages": [{"role": "user", "content": SECRET}]}
     assert row["durable"] is True
+    assert SECRET.encode() in on_disk()
     assert await conversations.exchange("nothing") is None
 
 
@@ -276,6 +276,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "conversation": "c1",
             "reply": SECRET,
             "began": 2.0,
+            "approved": False,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)
@@ -293,10 +294,10 @@ async def test_the_newest_feedback_is_the_correction(conversations: Conversation
 
 
 async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_headers_may_not_grant(
-    tmp_path: Path,
+    tmp_path: Path, store_at: StoreConfig
 ) -> None:
     for header_may_grant, expected in ((True, ["r1"]), (False, []), (True, ["r1"])):
-        database = await Database.open(config_at(tmp_path, header_may_grant))
+        database = await Database.open(config_at(tmp_path, store_at, header_may_grant))
         conversations = Conversations(database)
         await conversations.load()
         assert bool(conversations.grants.purposes_for("dana", "train")) is header_may_grant
@@ -304,7 +305,7 @@ async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_
         await conversations.feedback.add("r1", Judgement("bad", "right"), 2.0)
         assert await corrected_ids(conversations) == expected
         await database.close()
-    database = await Database.open(config_at(tmp_path, header_may_grant=True))
+    database = await Database.open(config_at(tmp_path, store_at, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
     await conversations.grants.append("dana", "train", "revoke", "test", 3.0)
@@ -333,9 +334,11 @@ async def test_many_old_rows_are_deleted_some_at_a_time(
 
 
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
-    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 20)
+    db = await Database.open(config_at(tmp_path, StoreConfig()))
+    conversations = Conversations(db)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 20)
     await db.engine.dispose()
     other = sqlite3.connect(db.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -344,6 +347,7 @@ async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
     other.execute("ROLLBACK")
     other.close()
     assert await conversations.exchanges(10) == []
+    await db.close()
 
 
 async def test_a_cycle_is_one_row_whose_dataset_counts_as_learned_once_it_gave_an_answer(db: Database) -> None:
@@ -367,8 +371,10 @@ async def test_a_cycle_is_one_row_whose_dataset_counts_as_learned_once_it_gave_a
 
 
 @pytest.mark.parametrize("user", ["x" * 201, "a\0b", "\ud800", "  "])
-async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(tmp_path: Path, user: str) -> None:
-    database = await Database.open(config_at(tmp_path, header_may_grant=True))
+async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(
+    tmp_path: Path, store_at: StoreConfig, user: str
+) -> None:
+    database = await Database.open(config_at(tmp_path, store_at, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
     assert conversations.grants.purposes_for(user, "train") == frozenset()
@@ -391,7 +397,7 @@ async def test_blanks_around_a_name_make_no_other_person(conversations: Conversa
 
 
 async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor_in_feedback(
-    tmp_path: Path, conversations: Conversations
+    conversations: Conversations, on_disk: Callable[[], bytes]
 ) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     arguments = '{"to": "anna.berg\\u0040mail.example", "password": "Tr0ub4dor-3"}'
@@ -404,7 +410,7 @@ async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor
     assert await conversations.feedback.add("r1", said, 2.0) is None
     found = await conversations.exchange("r1")
     assert found is not None
-    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())  # noqa: ASYNC240
+    raw = on_disk()
     for secret in (b"anna.berg", b"Tr0ub4dor-3", b"203.0.113.77"):
         assert secret not in raw
     mails = set(re.findall(r"\[EMAIL_[a-z]{6}\]", json.dumps(found)))

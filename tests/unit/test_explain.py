@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gaiad.cli.explain import explained
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.control.explain import explanation
 from gaiad.db import Database
 from gaiad.grants import Grants
@@ -127,8 +127,8 @@ def test_people_read_it_line_by_line() -> None:
         assert line in text, text
 
 
-async def test_consent_is_told_as_it_was_at_that_moment(tmp_path: Path) -> None:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def test_consent_is_told_as_it_was_at_that_moment(tmp_path: Path, store_at: StoreConfig) -> None:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     grants = Grants(database)
     await grants.append("ana", "train", "grant", "command", 10.0)
     await grants.append("ana", "log", "grant", "http", 15.0, conversation="c2")

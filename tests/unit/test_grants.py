@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from gaiad import tables
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.consent import Action, Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
@@ -29,8 +29,8 @@ class Clock:
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def db(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Database]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     yield database
     await database.close()
 
@@ -174,13 +174,15 @@ async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_
     assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
 
 
-async def test_what_the_settings_grant_holds_from_the_start_and_ends_with_them(tmp_path: Path, clock: Clock) -> None:
+async def test_what_the_settings_grant_holds_from_the_start_and_ends_with_them(
+    tmp_path: Path, store_at: StoreConfig, clock: Clock
+) -> None:
     for wanted, granted, in_vain in (
         (("ana=train", "bob=log"), {"ana": {"log", "train"}, "bob": {"log"}}, []),
         (("bob=log",), {"ana": set(), "bob": {"log"}}, []),
         (("ana=log",), {"ana": {"log"}, "bob": set()}, []),
     ):
-        config = Config(tmp_path, tmp_path / "control.sock", consent=ConsentConfig(grants=wanted))
+        config = Config(tmp_path, tmp_path / "control.sock", consent=ConsentConfig(grants=wanted), store=store_at)
         database = await Database.open(config)
         grants = Grants(database, clock)
         await grants.load()
@@ -201,10 +203,10 @@ async def test_what_the_settings_grant_holds_from_the_start_and_ends_with_them(t
 
 @pytest.mark.parametrize("header_may_grant", [False, True])
 async def test_what_was_kept_is_usable_as_long_as_what_it_was_kept_by(
-    tmp_path: Path, clock: Clock, header_may_grant: bool
+    tmp_path: Path, store_at: StoreConfig, clock: Clock, header_may_grant: bool
 ) -> None:
     consent = ConsentConfig(header_may_grant=header_may_grant)
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent, store=store_at))
     grants = Grants(database, clock)
     assert not grants.still_usable(Purpose.TRAIN, "ana", None, 900.0)
     await grants.load()

@@ -120,8 +120,8 @@ def dataset(root: Path, name: str, *ids: str) -> Path:
     return folder
 
 
-async def test_the_housekeeper_lets_go_of_contents_rows_and_datasets(tmp_path: Path) -> None:
-    store = dataclasses.replace(StoreConfig(), train_days=30, log_days=10, log_mib=1, metadata_days=20)
+async def test_the_housekeeper_lets_go_of_contents_rows_and_datasets(tmp_path: Path, store_at: StoreConfig) -> None:
+    store = dataclasses.replace(store_at, train_days=30, log_days=10, log_mib=1, metadata_days=20)
     config = Config(tmp_path, tmp_path / "control.sock", store=store)
     database = await Database.open(config)
     conversations = Conversations(database)
@@ -223,8 +223,8 @@ async def test_old_rows_go_even_where_a_dataset_cannot(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_what_was_erased_is_not_called_expired(tmp_path: Path) -> None:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def test_what_was_erased_is_not_called_expired(tmp_path: Path, store_at: StoreConfig) -> None:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     conversations = Conversations(database)
     await conversations.load()
     await conversations.grants.append("ana", "log", "grant", "test", 1.0)
