@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -67,19 +67,27 @@ class Plan:
     fix: str
 
     def flawed(self) -> tuple[str, ...]:
-        """The steps once the flaw is in."""
+        """The steps once the flaw is in.
+
+        Raises:
+            ValueError: where the edit is none, or names a step that there is not.
+        """
         steps = list(self.steps)
         for name, given in self.edit.items():
-            place = cast(int, given if isinstance(given, int) else given[0]) - 1
+            place = given if isinstance(given, int) else given[0]
+            if not isinstance(place, int) or not 1 <= place <= len(steps) + (name == "put"):
+                raise ValueError(f"there is no step {place}")
             match name, given:
-                case "drop", _:
-                    del steps[place]
-                case "move", [_, int(to)]:
-                    steps.insert(to - 1, steps.pop(place))
+                case "drop", int():
+                    del steps[place - 1]
+                case "move", [_, int(to)] if 1 <= to <= len(steps):
+                    steps.insert(to - 1, steps.pop(place - 1))
                 case "put", [_, str(text)]:
-                    steps.insert(place, text)
+                    steps.insert(place - 1, text)
                 case "say", [_, str(text)]:
-                    steps[place] = text
+                    steps[place - 1] = text
+                case _:
+                    raise ValueError(f"{name} {given} is no edit")
         return tuple(steps)
 
 
@@ -179,10 +187,17 @@ def _material(
 
 def _culprit(raw: Sequence[Mapping[str, Json]]) -> str:
     """The first file whose part cannot be read by itself."""
-    readers = (_scenarios, _plans, lambda one: (_steps(one), _rules(one)), _wordings)
-    for name, reader, part in zip(FILES, readers, raw, strict=False):
+    readers: tuple[tuple[str, Callable[[Mapping[str, Json]], object]], ...] = (
+        ("scenarios.json", _scenarios),
+        ("plans.json", _plans),
+        ("pipeline.json", _steps),
+        ("pipeline.json", _rules),
+        ("wordings.json", _wordings),
+    )
+    parts = dict(zip(FILES, raw, strict=True))
+    for name, reader in readers:
         try:
-            reader(part)
+            reader(parts[name])
         except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             return f"{name} cannot be read"
     return "the material cannot be read"
@@ -303,7 +318,7 @@ def _plan_problems(plan: Plan) -> Iterator[str]:
         yield f"plans: {plan.id} needs {plan.needs!r} (known: {', '.join(NEEDS)})"
     try:
         flawed = plan.flawed()
-    except (IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
         yield f"plans: the edit of {plan.id} does not fit its steps: {error}"
         return
     if flawed == plan.steps:

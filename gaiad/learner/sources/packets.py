@@ -6,12 +6,15 @@ Reads the files named in `packet_material.FILES` in the curriculum's folder. Opt
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from gaiad.curriculum import SourceSpec
 from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources import packet_tasks, plan_tasks
+from gaiad.learner.sources.packet_flow import STEPS, drawn, get, packet
 from gaiad.learner.sources.packet_material import FILES, Material, parse_material
 from gaiad.learner.sources.source import Gathered, Ground
 
@@ -68,7 +71,23 @@ def read_material(folder: Path) -> Material:
     Raises:
         CurriculumError: naming every file that is missing or contradicts itself.
     """
-    return parse_material([_text(folder / name) for name in FILES])
+    material = parse_material([_text(folder / name) for name in FILES])
+    problems = list(_disagreements(material))
+    if problems:
+        raise CurriculumError("; ".join(problems), hint="mend these places in the curriculum's folder")
+    return material
+
+
+def _disagreements(material: Material) -> Iterator[str]:
+    """Where the material speaks of steps and fields that packets do not have."""
+    named = tuple(step.name for step in material.steps)
+    if named != STEPS:
+        yield f"pipeline.json: the steps are not those of packets, {', '.join(STEPS)}"
+    course = drawn(material.scenarios[0], random.Random(0))
+    whole = packet(course, course.steps)
+    for path in material.wordings.fields:
+        if get(whole, path) is None:
+            yield f"wordings.json: no packet has a field {path}"
 
 
 def _text(path: Path) -> str:
