@@ -178,7 +178,16 @@ def _of_shape(packet: Mapping[str, Json], schema: Mapping[str, Json]) -> Iterato
             case "minimum" | "maximum":
                 yield Fault(field, "out_of_range", f"{value} does not lie between 0 and 1.")
             case _:
-                yield Fault(field, "wrong_type", f"{field} cannot be the text {value}.")
+                yield Fault(
+                    field,
+                    "wrong_type",
+                    f"{field} holds the words {value}, where {_meant(error.validator_value)} has to stand.",
+                )
+
+
+def _meant(kind: Json) -> str:
+    """A JSON type in words."""
+    return {"boolean": "true or false", "integer": "a whole number", "number": "a number"}.get(str(kind), str(kind))
 
 
 def _of_ending(packet: Mapping[str, Json]) -> Iterator[Fault]:

@@ -54,7 +54,7 @@ _PLANS = (
 _GUESSES = (
     "the user is concerned with {}",
     "it is all about {}",
-    "{} lies behind the question",
+    "behind the question stands {}",
     "what is wanted is help with {}",
 )
 _ADVICE = ("think once more about {}", "keep to {}", "say nothing beyond {}", "make sure of {}")
