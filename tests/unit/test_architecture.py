@@ -30,7 +30,7 @@ LAYERS: dict[int, str] = {
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
-        learner.example learner.gate learner.likeness learner.packing learner.shares
+        learner.example learner.gate learner.lengths learner.likeness learner.packing learner.shares
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.judgements learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
@@ -44,7 +44,7 @@ LAYERS: dict[int, str] = {
         migrations migrations.env migrations.versions notify redact_file registry tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
-        learner.artifacts learner.examiner learner.ports learner.runner
+        learner.artifacts learner.examiner learner.ports learner.runner learner.template
         learner.sources.catalogue learner.sources.exchanges learner.sources.judgement learner.sources.material
         learner.sources.source
         learner.sources.tool_registry
@@ -83,7 +83,10 @@ requests secrets select shutil signal socket sqlalchemy sqlite3 ssl structlog su
 urllib.request uuid
 """
 IMPURE = frozenset(_IMPURE.split())
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "vllm", "accelerate", "safetensors", "numpy", "scipy")
+_HEAVY = """
+torch transformers peft bitsandbytes vllm accelerate safetensors numpy scipy tokenizers jinja2
+"""
+HEAVY = frozenset(_HEAVY.split())
 BANNED_WORDS = frozenset({"manager", "handler", "helper", "util", "misc"})
 MAX_LINES = 500
 
