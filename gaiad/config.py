@@ -149,10 +149,11 @@ class KeysConfig:
 class StoreConfig:
     """`[store]`: where exchanges are kept, how long and how much; `url` is empty for SQLite inside `state_dir`.
 
-    Days and MiB bound what is kept for a purpose, 0 of them nothing.
+    It may hold a password, so nothing shows it; `place` is what may be shown. Days and MiB bound what is kept for a
+    purpose, 0 of them nothing.
     """
 
-    url: str = ""
+    url: str = field(default="", repr=False)
     metadata_days: int = 90
     log_days: int = 90
     log_mib: int = 1024
@@ -161,6 +162,13 @@ class StoreConfig:
     evaluate_days: int = 0
     evaluate_mib: int = 1024
     queue_size: int = 2000
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options; empty for SQLite inside `state_dir`."""
+        kind, mark, rest = self.url.partition("://")
+        # After the last @: a password with one of its own must not show in part.
+        return f"{kind if mark else ''}{mark}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +304,9 @@ def _section(name: str, kind: type, given: object, problems: list[str]) -> typin
             continue
         converted = _converted(value, wanted)
         if converted is None:
-            problems.append(f"{name}.{key} = {value!r} must be {_described(wanted)}")
+            # A URL may hold a password, whatever it is written in.
+            shown = "" if key == "url" else f" = {value!r}"
+            problems.append(f"{name}.{key}{shown} must be {_described(wanted)}")
         else:
             values[key] = converted
     return kind(**values)

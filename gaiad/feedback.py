@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
@@ -61,7 +61,10 @@ class Feedback:
         self._scrubber = scrubber
 
     async def add(self, request_id: str, given: Judgement, at: float) -> Refuse | None:
-        """Attach what somebody thought of it to a kept exchange; the newest feedback counts."""
+        """Attach what somebody thought of it to a kept exchange; the newest feedback counts.
+
+        What is said again in the same words is there already, as whoever got no answer the first time may not know.
+        """
         problem = _problem_with(request_id, given)
         if problem is not None:
             return problem
@@ -83,7 +86,7 @@ class Feedback:
         async with self._db.write() as connection:
             # It may have been revoked or erased since.
             problem = self._not_open(await _exchange(connection, request_id))
-            if problem is None:
+            if problem is None and not await _is_newest(connection, row):
                 await connection.execute(sa.insert(tables.feedback).values(row))
         return problem
 
@@ -131,10 +134,13 @@ class Feedback:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        purposes = frozenset(found["purposes"].split(","))
-        if not self._grants.unrevoked(found["user"], purposes, found["conversation"]):
-            hint = "nothing is added to it unless the user grants that again"
-            return Refuse("the user has revoked what the exchange was kept for", hint)
+        whose = (found["user"], found["conversation"], found["started"])
+        # The learner's question, of each purpose: what serves none of them now is not to grow.
+        if not any(self._grants.still_usable(one, *whose) for one in map(Purpose, found["purposes"].split(","))):
+            return Refuse(
+                "what the exchange was kept for was revoked, or its grant has ended",
+                "nothing is added to it unless the user grants that again",
+            )
         return None
 
 
@@ -142,11 +148,19 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
     """Whose a recorded exchange is and what it is kept for; nobody's and for nothing where its content is not kept."""
     contents = tables.exchange_contents
     query = (
-        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes)
+        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes, tables.exchanges.c.started)
         .select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
         .where(tables.exchanges.c.request_id == request_id)
     )
     return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _is_newest(connection: AsyncConnection, row: Mapping[str, object]) -> bool:
+    """Whether the last word on an exchange is this one, whenever it was said."""
+    said = tables.feedback
+    query = sa.select(said).where(said.c.request_id == row["request_id"]).order_by(said.c.id.desc()).limit(1)
+    newest = (await connection.execute(query)).mappings().one_or_none()
+    return newest is not None and all(newest[name] == value for name, value in row.items() if name != "at")
 
 
 async def said_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[dict[str, Json]]]:

@@ -67,9 +67,10 @@ def clusters(examples: Sequence[Example], threshold: float) -> list[list[Example
             position = parent[position]
         return position
 
-    first_of_group: dict[tuple[str, str], int] = {}
+    # Of whatever source: what one source makes of a template, another may ask about.
+    first_of_group: dict[str, int] = {}
     for position, example in enumerate(examples):
-        parent[root(position)] = root(first_of_group.setdefault((example.source, example.group), position))
+        parent[root(position)] = root(first_of_group.setdefault(example.group, position))
     for here, there, _ in near_pairs(examples, threshold):
         parent[root(here)] = root(there)
     joined: dict[int, list[Example]] = defaultdict(list)

@@ -25,7 +25,7 @@ from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.lengths import Count, measured
-from gaiad.learner.sources import judgement, tool_registry
+from gaiad.learner.sources import documents, judgement, tool_registry, voice
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 
@@ -38,6 +38,8 @@ _SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
 _LOADERS: dict[str, Loader] = {
     tool_registry.KIND: tool_registry.load_examples,
     judgement.KIND: judgement.load_examples,
+    documents.KIND: documents.load_examples,
+    voice.KIND: voice.load_examples,
 }
 
 

@@ -198,21 +198,21 @@ class Judgements:
     def _states(self, seed: int) -> Iterator[Judged]:
         words = self._parts["world_state"]
         for number, question in enumerate(words["questions"]):
-            for form in range(2):
-                draw = random.Random(f"{seed}/state/{number}/{form}")
-                state: dict[str, Json] = {key: draw.choice(values) for key, values in words["keys"].items()}
-                for name in _LISTS:
-                    state[name] = draw.sample(words[name], draw.randint(2, 4))
-                order = draw.sample(sorted(state), len(state))
-                report = "; ".join(draw.choice(words["lines"][key]).format(**{key: _said(state[key])}) for key in order)
-                wanted = {key: state[key] for key in _asked_for(question, state)}
-                yield Judged(
-                    (Message("system", words["system"]), Message("user", f"{question}\nReport: {report}.")),
-                    json.dumps(wanted, ensure_ascii=False, separators=(",", ":")),
-                    {"fields": {**wanted}},
-                    f"state/{number:02d}",
-                    f"state/{number:02d}/{form}",
-                )
+            draw = random.Random(f"{seed}/state/{number}")
+            state: dict[str, Json] = {key: draw.choice(values) for key, values in words["keys"].items()}
+            for name in _LISTS:
+                state[name] = draw.sample(words[name], draw.randint(2, 4))
+            order = draw.sample(sorted(state), len(state))
+            report = "; ".join(draw.choice(words["lines"][key]).format(**{key: _said(state[key])}) for key in order)
+            wanted = {key: state[key] for key in _asked_for(question, state)}
+            place = f"state/{number:02d}"
+            yield Judged(
+                (Message("system", words["system"]), Message("user", f"{question}\nReport: {report}.")),
+                json.dumps(wanted, ensure_ascii=False, separators=(",", ":")),
+                {"fields": {**wanted}},
+                place,
+                place,
+            )
 
 
 _PARTS = (REVIEW, CONFIDENCE, INTENT, WORLD_STATE)

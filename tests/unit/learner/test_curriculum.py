@@ -71,7 +71,7 @@ def test_all_problems_are_reported_at_once_with_their_paths() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        (("exam", "items"), 161, "exam.items: 161 is more than split.heldout = 160"),
+        (("exam", "items"), 261, "exam.items: 261 is more than split.heldout = 260"),
         (("gate", "min_items"), 200, "gate.min_items: 200 is more than exam.items"),
         (("minimum_examples",), 2000, "minimum_examples: 2000 is more than split.train"),
         (("training", "warmup_steps"), 200, "training.warmup_steps: 200 must be below max_steps"),

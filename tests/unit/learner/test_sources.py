@@ -46,6 +46,15 @@ def built(request: pytest.FixtureRequest) -> Built:
     return found
 
 
+def selections(built: Built) -> Built:
+    """The same with the examples of tool selection alone."""
+    curriculum, dataset = built
+    train, heldout = (
+        [one for one in part if one.stage == "tool_selection"] for part in (dataset.train, dataset.heldout)
+    )
+    return curriculum, replace(dataset, train=tuple(train), heldout=tuple(heldout))
+
+
 def corrected(curriculum: Curriculum, words: str, number: str = "e1", **changes: object) -> CorrectedExchange:
     messages = [{"role": m.role, "content": m.content} for m in runtime_request(curriculum, FOLDER, words)]
     answer = {"selected_tool": "file", "params": "{}", "reasoning": "r", "confidence": 0.9}
@@ -107,7 +116,7 @@ def test_every_rendered_example_fits_the_sequence_length(built: Built) -> None:
 
 
 def test_every_answer_is_one_line_that_obeys_the_schema_and_scores_full_marks(built: Built) -> None:
-    curriculum, dataset = built
+    curriculum, dataset = selections(built)
     asked = items(dataset.heldout, curriculum.exam)
     by_id = {one.key(): one for one in dataset.heldout}
     for item in asked:
@@ -125,7 +134,7 @@ def test_every_answer_is_one_line_that_obeys_the_schema_and_scores_full_marks(bu
 
 
 def test_a_chosen_tool_stands_in_the_catalogue_and_some_requests_need_none(built: Built) -> None:
-    _, dataset = built
+    _, dataset = selections(built)
     none = 0
     for one in (*dataset.train, *dataset.heldout):
         assert one.expected is not None
@@ -136,14 +145,14 @@ def test_a_chosen_tool_stands_in_the_catalogue_and_some_requests_need_none(built
 
 
 def test_requests_have_the_marks_that_a_runtime_is_recognised_by(built: Built) -> None:
-    for one in built[1].train:
+    for one in selections(built)[1].train:
         assert "You are a precise tool selector." in one.messages[0].content
         assert "AVAILABLE TOOLS:" in one.messages[1].content
         assert "USER REQUEST:" in one.messages[1].content
 
 
 def test_confidence_and_wording_vary(full: Built) -> None:
-    _, dataset = full
+    _, dataset = selections(full)
     answers = [parsed_object(one.answer) or {} for one in dataset.train]
     assert len({answer["confidence"] for answer in answers}) >= 5
     openings = Counter(request_of(one).split()[0].casefold() for one in dataset.train)
@@ -151,7 +160,7 @@ def test_confidence_and_wording_vary(full: Built) -> None:
 
 
 def test_few_catalogues_each_used_often_the_runtimes_own_most(full: Built) -> None:
-    curriculum, dataset = full
+    curriculum, dataset = selections(full)
     used = Counter(catalogue_of(one) for one in dataset.train)
     own = json.loads((FOLDER / "tools.json").read_text("utf-8"))
     assert len(used) <= len(dataset.train) / 32
