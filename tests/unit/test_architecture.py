@@ -30,7 +30,7 @@ LAYERS: dict[int, str] = {
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
-        learner.example learner.gate learner.likeness learner.packing learner.shares
+        learner.example learner.gate learner.lengths learner.likeness learner.packing learner.shares
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
@@ -48,7 +48,7 @@ LAYERS: dict[int, str] = {
         migrations migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
-        learner.artifacts learner.examiner learner.ports learner.runner
+        learner.artifacts learner.examiner learner.ports learner.runner learner.template
         learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
         learner.sources.material learner.sources.packets learner.sources.source learner.sources.tool_registry
         learner.sources.voice
@@ -87,7 +87,10 @@ requests secrets select shutil signal socket sqlalchemy sqlite3 ssl structlog su
 urllib.request uuid
 """
 IMPURE = frozenset(_IMPURE.split())
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "vllm", "accelerate", "safetensors", "numpy", "scipy")
+_HEAVY = """
+torch transformers peft bitsandbytes vllm accelerate safetensors numpy scipy tokenizers jinja2
+"""
+HEAVY = tuple(_HEAVY.split())
 BANNED_WORDS = frozenset({"manager", "handler", "helper", "util", "misc"})
 MAX_LINES = 500
 
