@@ -25,7 +25,8 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view report
+        consent content ending erasure idle redact redact_checks redact_columns redact_doubts redact_numbers
+        redact_pattern redact_rules redact_view report
         retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
