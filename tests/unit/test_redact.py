@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gaiad.errors import ConfigError
 from gaiad.redact import Scrubber
-from gaiad.redact_checks import PLACEHOLDER
+from gaiad.redact_doubts import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
 from gaiad.redact_rules import parse_rules
 
