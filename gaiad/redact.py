@@ -75,11 +75,11 @@ class Scrubber:
             named = self._names.get(name)
             if named is None:
                 named = self._names_a_secret(name)
-                cleaned = self._text(name, scope, counts)
+                shown = self._text(name, scope, counts)
                 # Few names are ever used, again and again; one in which something was found is not remembered.
-                if cleaned == name and len(name) <= _NAME and len(self._names) < _REMEMBERED:
+                if shown == name and len(name) <= _NAME and len(self._names) < _REMEMBERED:
                     self._names[name] = named
-                name = cleaned
+                name = shown
             names.append(name)
             cleaned = one if named and isinstance(one, str) else self._scrubbed(one, scope, counts)
             if named and isinstance(cleaned, str) and not is_secret_value(cleaned):
