@@ -34,8 +34,8 @@ LAYERS: dict[int, str] = {
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
-        learner.sources.packet_tasks learner.sources.packet_text
-        learner.sources.passages learner.sources.persona learner.sources.plan_tasks learner.sources.requests
+        learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages learner.sources.persona
+        learner.sources.plan_tasks learner.sources.requests learner.sources.rows
         learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
@@ -50,7 +50,8 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner learner.template
         learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
-        learner.sources.material learner.sources.packets learner.sources.source learner.sources.tool_registry
+        learner.sources.jsonl learner.sources.material learner.sources.packets learner.sources.source
+        learner.sources.tool_registry
         learner.sources.voice
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
