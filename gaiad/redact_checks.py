@@ -391,7 +391,9 @@ def _groups(match: re.Match[str]) -> tuple[int, int] | None:
         return None
     groups = re.split("[ -]", match["v"])
     same = len({len(group) for group in groups}) == 1
-    return (start, end) if same and (len(groups) >= 4 or any(re.search(r"\d", group) for group in groups)) else None
+    # Words of a sentence may be of one length too: four of four letters are what an application is let in by.
+    printed = any(re.search(r"\d", group) for group in groups) or [len(group) for group in groups] == [4] * 4
+    return (start, end) if same and printed else None
 
 
 def _mail_words(match: re.Match[str]) -> tuple[int, int] | None:
