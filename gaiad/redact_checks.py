@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from gaiad.redact_doubts import (
     PLACEHOLDER,
     is_about,
+    is_amount,
     is_drawn,
     is_identifier,
     is_line_of_many,
@@ -41,7 +42,7 @@ def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
 def _pin(match: re.Match[str]) -> tuple[int, int] | None:
     """A number that is called a PIN, or a code that opens something."""
     start, end = match.span("v")
-    before = match.string[max(0, match.start() - 20) : start].lower()
+    before = match.string[max(0, match.start() - 24) : start].lower()
     called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
     counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
     return (start, end) if called and not counts else None
@@ -128,7 +129,7 @@ def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
         return None
     name = match[0][: start - match.start()].lower()
     before = match.string[max(0, match.start() - 20) : match.start()].lower()
-    if speaks_of(before + name) or re.fullmatch(r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*|\w+=", value):
+    if speaks_of(before + name) or is_amount(value):
         return None
     if re.search(r"\bpin\b(?!.*(?:pass|wor[dt]))", name) and not value.isdigit():
         return None
@@ -149,8 +150,21 @@ def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
         return None
     if not quoted and not is_odd(value):
         return None
+    # Some words further on a name such as KeePass may stand, which has but a capital letter within.
+    direct = re.search(
+        r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$", name
+    )
+    if not quoted and not direct and not re.search(r"\d|[^\w\s.,;:!?()/-]", value):
+        return None
     closed = _QUOTED.match(match.string, start - 1) if quoted else None
     return (start, closed.end() - 1 if closed else start + len(value))
+
+
+def _spoken_line(match: re.Match[str]) -> tuple[int, int] | None:
+    """A word joined of several at the end of a line that names it."""
+    start, end = span_of(match)
+    fits = is_secret_value(match["v"]) and not is_place(match["v"]) and not is_term(match["v"])
+    return (start, end) if fits and not speaks_of(match.string[match.start() : start]) else None
 
 
 def _is_door(name: str) -> bool:
@@ -158,10 +172,10 @@ def _is_door(name: str) -> bool:
     return bool(
         re.search(
             r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|"
-            r"bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)[ -]?code",
+            r"pin|pairing|homekit|setup|bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)[ -]?code",
             name,
         )
-        or re.search(r"(?:code|código|codice) (?:for|to|für|de|du|del|della|per|d'|van) ", name)
+        or re.search(r"(?:code|código|codice|kode?) (?:for|to|für|de|du|del|della|dell'|per|d'|van|do|til|k) ?", name)
     )
 
 
@@ -304,11 +318,11 @@ def _flag(match: re.Match[str]) -> tuple[int, int] | None:
 
 # A program, what is between, and the letter of its flag for a password.
 _CLIENT = re.compile(
-    r"(?i)\b(?:(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
-    r"(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
-    r"(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|snmp\w+\b[^|;]{0,80}? -c|openssl\b[^|;]{0,80}? -k|"
-    r"(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
-    r"\b[^|;]{0,80}? -p)$"
+    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
+    r"\b(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
+    r"\b(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|\bsnmp\w+\b[^|;]{0,80}? -c|\bopenssl\b[^|;]{0,80}? -k|"
+    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
+    r"\b[^|;]{0,80}? -p|(?: -u ?|--user(?:name)?[ =])[^\s:]{1,40} (?:-\w+ |\S+ )?-p)$"
 )
 
 
@@ -317,7 +331,7 @@ def _client(match: re.Match[str]) -> tuple[int, int] | None:
     start, end = span_of(match)
     value = match.string[start:end]
     before = match.string[max(0, match.start() - 100) : match.start()].rpartition("\n")[2]
-    fits = is_secret_value(value) and not value.isdigit() and "/" not in value
+    fits = is_secret_value(value) and not re.fullmatch(r"[\d:.-]+|.*/.*", value)
     return (start, end) if fits and _CLIENT.search(before + match[0][:3]) else None
 
 
@@ -364,7 +378,7 @@ def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
 
 # What lines of a configuration of routers, and of servers that are set in their manner, begin with.
 _DEVICE = re.compile(
-    r"(?i)[ \t]*(?:enable|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|standby|wpa-psk|"
+    r"(?i)[ \t]*(?:enable|bindpw|rootpw|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|standby|wpa-psk|"
     r"key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|key|line|"
     r"pre-shared-key|server|address)\b[^\n:=]*$"
 )
@@ -380,7 +394,7 @@ def _device(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 _PRINTED = re.compile(
-    r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|\b(?:2fa|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
+    r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|\b(?:2fa|setup|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
 )
 
 
@@ -413,17 +427,19 @@ def _webhook(match: re.Match[str]) -> tuple[int, int] | None:
     return None
 
 
+_ITS = "the|my|your|our|a|an|das|mein|dein|unser|ein|le|mon|ma|votre|un|une|la|mi|tu|su|una|il|mio|het|mijn"
+_KIND = "new|neue\\w*|old|alte\\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|starkes|bon|buena"
 _BEFORE = re.compile(
-    r"(?i)(?:(?:\bfrom|\bvon|\bde|\bda|\bvan)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s(?:the|das|mein|my|le|mon|la|il)"
-    r"|(?P<w>[^\s\"'`„“«]{4,64})[\"'`”“»]?\s(?:as|is|ist|for|für|als|est|come|como|es|è|war|was)(?:\s(?:the|my|your|our|a|das|mein|dein|"
-    r"unser|ein|le|mon|ma|votre|la|mi|tu|su|il|mio|het|mijn))?(?:\s(?:new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api))?)"
-    r"[\s-]$"
+    rf"(?i)(?:\b(?:from|von|de|da|van)\s(?P<v>\S{{4,64}}\s(?:to|auf|zu|in|à|a|naar)\s\S{{4,64}})[,;]\s(?:{_ITS})"
+    r"|(?P<w>[^\s\"'`„“«]{4,64})[\"'`”“»]?(?:,?\s(?:as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est)|(?=\sa\s|\sein))"
+    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)[\s-]$"
 )
 
 
 _WORDS = (
-    "as is ist for für als est come como es è war was the my your our a das mein dein unser ein le mon ma votre"
-    " la mi tu su il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api jako"
+    "as is ist for für als est come como es è war was the my your our a an das mein dein unser ein le mon ma votre un une"
+    " la mi tu su una il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api jako strong"
+    " good safe secure weak sicheres gutes starkes bon buena"
 )
 _LEADS = frozenset(_WORDS.split())
 
@@ -455,6 +471,7 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "national": national,
     "secret": _secret,
     "spoken": _spoken,
+    "spoken_line": _spoken_line,
     "random": _random,
     "mail": _mail,
     "mixed": _mixed,
