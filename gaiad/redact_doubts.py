@@ -64,14 +64,15 @@ _SPEAKS_OF = re.compile(
     r"status|required|enabled|index|prefix)[\"'`\])*]{0,3}\s*(?:[:=]>?|->|→)\s*[\"'`]?$"
 )
 _NO_TOKEN = re.compile(
-    r"(?i)(?:(?:page|next|prev\w*|sync|continuation|cursor|pad|eos|bos|unk|sep|mask|cls|stop|special)_?token|tokeniz|tokenis"
-    r"|tokens\b|token_?type|passport|passage|passenger|passive|compass|bypass|passed|passing|passes|surpass|public|pub[ _-]?key"
-    r"|publish|site[ _-]?key|(?:cache|partition|sort|primary|foreign|shard|row|object|storage|idempotency|lookup)[ _-]?key|vapid|thumbprint|fingerprint|secretary|pass_?rate|pass_?through|passthrough)"
+    r"(?i)(?:(?:page|next|prev\w*|sync|continuation|cursor|pad|eos|bos|unk|sep|mask|cls|stop|special)_?token|tokeni[sz]|"
+    r"tokens\b|token_?type|passport|passage|passenger|passive|compass|bypass|passed|passing|passes|surpass|pass_?rate|"
+    r"pass_?through|public|publish|vapid|thumbprint|fingerprint|secretary|"
+    r"(?:pub|site|cache|partition|sort|primary|foreign|shard|row|object|storage|idempotency|lookup)[ _-]?key)"
 )
 _PUBLIC = re.compile(
     r"(?i)(?:integrity|hash|digest|sha-?\d*|md5|checksum|etag|fingerprint|publi\w*[ _-]?\w*|pub_?key|\w*[a-z_-]id|\bid|"
-    r"nonce|src|url|href|modulus|\bn|content|data|image|icon|commit|revision|rev|site_?key|csp|cursor|resolved|mappings|signature)"
-    r"[\"'`\s]{0,3}(?:[:=>]|\bis\b|\s)[\"'`\s]{0,3}(?:sha\d+[:-]|W/\")?$"
+    r"nonce|src|url|href|modulus|\bn|content|data|image|icon|commit|revision|rev|site_?key|csp|cursor|resolved|mappings|"
+    r"signature)[\"'`\s]{0,3}(?:[:=>]|\bis\b|\s)[\"'`\s]{0,3}(?:sha\d+[:-]|W/\")?$"
 )
 _LINE = re.compile(r"[A-Za-z0-9+/=]{16,}\s*\n?")
 

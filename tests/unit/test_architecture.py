@@ -26,7 +26,8 @@ LAYERS: dict[int, str] = {
     """,
     PURE: """
         card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
-        redact_doubts redact_numbers redact_pattern redact_rules redact_view report retention rollout signals
+        redact_doubts redact_numbers redact_pattern redact_rules redact_said redact_view report retention
+        rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
