@@ -35,7 +35,8 @@ from examples.demo_world import (
 from gaiad.adapter import VersionName
 from gaiad.curriculum import Curriculum
 from gaiad.errors import GaiadError
-from gaiad.learner.dataset import Dataset, request_of, scrambled_answers, shuffled_labels
+from gaiad.learner.controls import scrambled_answers, shuffled_labels
+from gaiad.learner.dataset import Dataset, request_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.sources import catalogue
 from gaiad.report import Bar, BarGroup, Comparison, LossPoint, Report, Step, TimelineEvent, render

@@ -36,6 +36,7 @@ DEFAULT_STAGES: Mapping[str, str] = {
 """Stage -> adapter. The stage `base` always means the bare base model and cannot be reassigned."""
 
 _STAGE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -109,6 +110,8 @@ class LearningConfig:
     idle_minutes: float = 5.0
     tick_s: float = 30.0
     curricula: str = ""
+    documents: tuple[str, ...] = ()
+    registries: tuple[str, ...] = ()
     profile: str = "full"
     python: str = ""
     threads: int = 0
@@ -146,10 +149,11 @@ class KeysConfig:
 class StoreConfig:
     """`[store]`: where exchanges are kept, how long and how much; `url` is empty for SQLite inside `state_dir`.
 
-    Days and MiB bound what is kept for a purpose, 0 of them nothing.
+    It may hold a password, so nothing shows it; `place` is what may be shown. Days and MiB bound what is kept for a
+    purpose, 0 of them nothing.
     """
 
-    url: str = ""
+    url: str = field(default="", repr=False)
     metadata_days: int = 90
     log_days: int = 90
     log_mib: int = 1024
@@ -158,6 +162,13 @@ class StoreConfig:
     evaluate_days: int = 0
     evaluate_mib: int = 1024
     queue_size: int = 2000
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options; empty for SQLite inside `state_dir`."""
+        kind, mark, rest = self.url.partition("://")
+        # After the last @: a password with one of its own must not show in part.
+        return f"{kind if mark else ''}{mark}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +304,9 @@ def _section(name: str, kind: type, given: object, problems: list[str]) -> typin
             continue
         converted = _converted(value, wanted)
         if converted is None:
-            problems.append(f"{name}.{key} = {value!r} must be {_described(wanted)}")
+            # A URL may hold a password, whatever it is written in.
+            shown = "" if key == "url" else f" = {value!r}"
+            problems.append(f"{name}.{key}{shown} must be {_described(wanted)}")
         else:
             values[key] = converted
     return kind(**values)
@@ -398,6 +411,10 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
             problems.append(f"learning.background_stages names {stage!r}, which is not a stage")
     if learning.guard_max_failures > learning.guard_window:
         problems.append("learning.guard_max_failures must not be above learning.guard_window")
+    for key in ("documents", "registries"):
+        for one in getattr(learning, key):
+            if not one.strip() or "\0" in one:
+                problems.append(f"learning.{key} has {one!r}, which is not a path")
     if "\0" in sections["keys"].file:
         problems.append(f"keys.file = {sections['keys'].file!r} must be a path")
     _check_consent(sections["consent"], problems)
@@ -456,13 +473,23 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     engine = dataclasses.replace(
         engine, base_model=folder, api_key_file=absolute(engine.api_key_file), url=engine.url.rstrip("/")
     )
-    learning = dataclasses.replace(learning, curricula=absolute(learning.curricula))
+    learning = dataclasses.replace(
+        learning,
+        curricula=absolute(learning.curricula),
+        documents=tuple(absolute(one) for one in learning.documents),
+        registries=tuple(one if names_module(one) else absolute(one) for one in learning.registries),
+    )
     proxy = dataclasses.replace(proxy, stage_rules=absolute(proxy.stage_rules))
     options = {
         stage: dataclasses.replace(option, prelude_file=absolute(option.prelude_file))
         for stage, option in config.options.items()
     }
     return dataclasses.replace(config, engine=engine, learning=learning, proxy=proxy, options=options)
+
+
+def names_module(registry: str) -> bool:
+    """Whether a registry of tools is named as `module:attribute`, and not as a file."""
+    return _MODULE.fullmatch(registry) is not None
 
 
 def lora_rank_slot(needed: int) -> int:

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gaiad import tables
@@ -36,7 +35,7 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _PAGE_BYTES = 1024 * 1024
-_DELETED_AT_ONCE = 5000
+_SORTED_AT_MOST = 1000
 _Row: TypeAlias = tuple[object, ...]
 Place: TypeAlias = tuple[float, str]
 """After which exchange the next ones come: its time and its request id."""
@@ -46,27 +45,42 @@ def _length(text: sa.Column[Any]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.length(text), 0)
 
 
+def _feedback_bytes() -> sa.ColumnElement[int]:
+    """What people thought of an exchange goes with it, so its bytes are the exchange's too."""
+    said = tables.feedback.c
+    each = sa.func.coalesce(tables.Octets(said.correction), 0) + sa.func.coalesce(tables.Octets(said.note), 0)
+    query = sa.select(sa.func.coalesce(sa.func.sum(each), 0))
+    return query.where(said.request_id == tables.exchange_contents.c.request_id).scalar_subquery()
+
+
 # Rows of a time when it was not written down have to be measured.
-_SIZE = sa.func.coalesce(
-    tables.exchange_contents.c.size,
-    _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+_SIZE = (
+    sa.func.coalesce(
+        tables.exchange_contents.c.size,
+        _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+    )
+    + _feedback_bytes()
 )
 
 
 def _insert_metadata(rows: int) -> str:
     row = f"({', '.join('?' * (len(_RECORDED) + 1))})"
-    columns = f"{', '.join(_RECORDED)}, decision"
-    return f"INSERT INTO {tables.exchanges.name} ({columns}) VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
+    return f"{_INTO_METADATA} {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
 
 
+_INTO_METADATA = f"INSERT INTO {tables.exchanges.name} ({', '.join(_RECORDED)}, decision) VALUES"
 _INSERT_ONE, _INSERT_MANY = _insert_metadata(1), _insert_metadata(_ROWS_AT_ONCE)
+_INSERT_ARRAYS = tables.from_arrays(tables.exchanges, (*_RECORDED, "decision"))
 
 
-def _statements(rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
+def _statements(dialect: str, rows: Sequence[_Row]) -> Iterator[tuple[str, _Row | list[_Row]]]:
     """Statements that write `rows`: many at once as long as they last, the rest one by one in one call.
 
     Two statements, whatever the number: the driver keeps each different one prepared, and large ones are large.
     """
+    if dialect == "postgresql":
+        yield _INSERT_ARRAYS, tuple(map(list, zip(*rows, strict=True)))
+        return
     rest = len(rows) % _ROWS_AT_ONCE
     for at in range(0, len(rows) - rest, _ROWS_AT_ONCE):
         yield _INSERT_MANY, tuple(chain.from_iterable(rows[at : at + _ROWS_AT_ONCE]))
@@ -111,7 +125,8 @@ class Conversations:
         async with self._db.write() as connection:
             # What was revoked, or is being erased, since the look before is not kept either.
             final = [self._without_revoked(record) for record in allowed]
-            for statement, values in _statements([_metadata_row(record) for record in final]):
+            dialect = connection.dialect.name
+            for statement, values in _statements(dialect, [_metadata_row(record, dialect) for record in final]):
                 await connection.exec_driver_sql(statement, values)
             await _write_contents(connection, [record for record in final if record.purposes], contents)
 
@@ -143,9 +158,9 @@ class Conversations:
         contents = tables.exchange_contents.c
         query = _with(contents.user, contents.conversation, contents.purposes)
         query = query.order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
-        if user is not None:
-            query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
+            if user is not None:
+                query = query.where(await _is_of(connection, user_name(user) or ""))
             rows = (await connection.execute(query)).mappings().all()
             ids = [row["request_id"] for row in rows]
             said, signals = await newest_of(connection, ids), await _signals(connection, ids)
@@ -230,18 +245,19 @@ class Conversations:
                 found |= {row.request_id for row in rows if purpose in _purposes(row.purposes)}
         return frozenset(found)
 
-    async def delete_old_metadata(self, before: float) -> int:
-        """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
+    async def newest(self) -> float | None:
+        """When the last exchange was over, in wall-clock seconds; None where there is none."""
+        async with self._db.read() as connection:
+            (at,) = (await connection.execute(sa.select(sa.func.max(tables.exchanges.c.at)))).one()
+        return None if at is None else float(at)
+
+    async def delete_old_metadata(self, before: float, limit: int) -> int:
+        """Delete the first `limit` content-free rows older than `before`, so that others may write; say how many."""
         exchanges, contents = tables.exchanges, tables.exchange_contents
         old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
-        bare = old.where(exchanges.c.request_id.not_in(sa.select(contents.c.request_id))).limit(_DELETED_AT_ONCE)
-        query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
-        while True:
-            async with self._db.write() as connection:
-                gone = (await connection.execute(query)).rowcount
-            count += gone
-            if gone < _DELETED_AT_ONCE:
-                return count
+        bare = old.where(~sa.exists().where(contents.c.request_id == exchanges.c.request_id)).limit(limit)
+        async with self._db.write() as connection:
+            return (await connection.execute(sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)))).rowcount
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
@@ -259,8 +275,18 @@ class Conversations:
         )
 
 
-def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
-    # Plain texts and numbers, in the order of `_RECORDED`: the driver asks around how to write anything else.
+async def _is_of(connection: AsyncConnection, user: str) -> sa.ColumnElement[bool]:
+    """That an exchange is one of a user's, said so that the newest of them are found without sorting many rows."""
+    contents = tables.exchange_contents.c
+    some = sa.select(contents.request_id).where(contents.user == user).limit(_SORTED_AT_MOST + 1).subquery()
+    (count,) = (await connection.execute(sa.select(sa.func.count()).select_from(some))).one()
+    # 1. Few are got by the index of users, and sorted. 2. One of many is soon met, going back in time.
+    return contents.user == user if count <= _SORTED_AT_MOST else sa.func.coalesce(contents.user, "") == user
+
+
+def _metadata_row(record: ExchangeRecord, dialect: str) -> _Row:
+    # In the order of `_RECORDED`. Plain texts and numbers: SQLite's driver asks around how to write anything else.
+    flag = bool if dialect == "postgresql" else int
     return (
         record.request_id,
         record.at,
@@ -275,9 +301,9 @@ def _metadata_row(record: ExchangeRecord) -> tuple[object, ...]:
         record.first_byte_ms,
         record.total_ms,
         record.finish_reason,
-        1 if record.streamed else 0,
-        1 if record.complete else 0,
-        None if record.valid is None else int(record.valid),
+        flag(record.streamed),
+        flag(record.complete),
+        None if record.valid is None else flag(record.valid),
         str(record.outcome),
         "kept" if record.purposes else "not_kept",
     )
@@ -291,7 +317,7 @@ async def _write_contents(
         return
     # A purpose may have been revoked since the content was made ready.
     rows = [{**contents[one.request_id].row, "purposes": ",".join(sorted(one.purposes))} for one in records]
-    await connection.execute(insert(tables.exchange_contents).on_conflict_do_nothing(), rows)
+    await tables.insert_new(connection, tables.exchange_contents, rows)
     signals: list[dict[str, object]] = [
         {"request_id": one.request_id, "what": what.value, "at": one.at}
         for one in records
@@ -300,8 +326,7 @@ async def _write_contents(
     asked = zip(records, rows, strict=True)
     questions = {(untimed(str(row["question"])), one.started) for one, row in asked if row["question"]}
     signals += await _asked_again(connection, questions, max(one.at for one in records))
-    if signals:
-        await connection.execute(insert(tables.signals).on_conflict_do_nothing(), signals)
+    await tables.insert_new(connection, tables.signals, signals)
 
 
 async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -19,6 +20,9 @@ from gaiad.adapter import AdapterName
 from gaiad.errors import CurriculumError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+REPLAY_KINDS = frozenset({"replay", "self_replay"})
+"""The kinds of sources whose examples keep up what the base can do already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class SourceSpec:
 
     `name` tells sources of one kind apart and stands in each example; it is the kind where nothing else is said.
     `target` is how many examples of it the train split is to hold (None: its share of what the others leave), `weight`
-    how much each of them counts in the loss.
+    how much each of them counts in the loss. An `optional` source may hold fewer, or none where the owner gives it
+    nothing to read; the others then make up for it.
     """
 
     kind: str
@@ -62,16 +67,39 @@ class SourceSpec:
     name: str = ""
     target: int | None = None
     weight: float = 1.0
+    optional: bool = False
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether its examples keep up general skills rather than teach the adapter's own."""
+        return self.kind in REPLAY_KINDS
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSpec:
-    """How many examples each split holds; requests `near_duplicate` alike (Jaccard of shingles) are never divided."""
+    """How many examples each split holds, and what is too much alike (Jaccard of shingles, 0..1).
+
+    Requests `near_duplicate` alike are never divided between splits; of those `repeat` alike one is kept.
+    """
 
     train: int
     validation: int
     heldout: int
     near_duplicate: float = 0.7
+    repeat: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangesSpec:
+    """How many users' exchanges train may hold: `max_share` of `split.train`, so many of a user, of a conversation.
+
+    An exchange counts half as much for every `half_life_days` that it is older than the newest one.
+    """
+
+    max_share: float = 0.5
+    per_user: int = 400
+    per_conversation: int = 40
+    half_life_days: float = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +124,11 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """A validated spec under one profile (`full`, `demo`, ...). `digest` covers spec text and profile."""
+    """A validated spec under one profile (`full`, `demo`, ...). `digest` covers spec text and profile.
+
+    `replay_share` is how much of train the sources of replay make up (0: what their targets say), `reason` why the
+    profile's values are what they are.
+    """
 
     adapter: AdapterName
     version: str
@@ -113,6 +145,9 @@ class Curriculum:
     stage_schemas: Mapping[str, Mapping[str, Json]]
     seed: int
     digest: str
+    replay_share: float = 0.0
+    exchanges: ExchangesSpec = ExchangesSpec()
+    reason: str = ""
 
 
 def _object(required: str, **properties: Json) -> dict[str, Json]:
@@ -170,6 +205,7 @@ _PARTS: dict[str, Json] = {
             name=_NAME,
             target=_whole(1, 1_000_000),
             weight={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            optional={"type": "boolean"},
             options={"type": "object"},
         ),
     },
@@ -179,7 +215,17 @@ _PARTS: dict[str, Json] = {
         validation=_whole(0, 1_000_000),
         heldout=_whole(1, 1_000_000),
         near_duplicate={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        repeat={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     ),
+    "replay_share": _number(0, 1),
+    "exchanges": _object(
+        "",
+        max_share=_number(0, 1),
+        per_user=_whole(1, 1_000_000),
+        per_conversation=_whole(1, 1_000_000),
+        half_life_days={"type": "number", "exclusiveMinimum": 0, "maximum": 36_500},
+    ),
+    "reason": _TEXT,
     "exam": _object(
         "kind stage items max_tokens",
         kind=_NAME,
@@ -225,12 +271,13 @@ _KEYS: dict[str, Json] = {
     "profiles": _PROFILES,
     **_PARTS,
 }
+_OPTIONAL = frozenset({"$schema", "replay_share", "exchanges", "reason"})
 
 SCHEMA: Mapping[str, Json] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "gaiad curriculum",
     "description": "What one adapter is to learn, from what, how, and what it must then prove.",
-    **_object(" ".join(key for key in _KEYS if key != "$schema"), **_KEYS),
+    **_object(" ".join(key for key in _KEYS if key not in _OPTIONAL), **_KEYS),
 }
 """The published JSON Schema of a curriculum file."""
 
@@ -323,6 +370,27 @@ def _meaning_problems(spec: Mapping[str, Json], profile: str) -> Iterator[str]:
         yield f"minimum_examples: {curriculum.minimum_examples} is more than split.train = {split.train} ({where})"
     if training.warmup_steps >= training.max_steps:
         yield f"training.warmup_steps: {training.warmup_steps} must be below max_steps = {training.max_steps} ({where})"
+    for problem in _source_problems(curriculum):
+        yield f"{problem} ({where})"
+
+
+def _source_problems(curriculum: Curriculum) -> Iterator[str]:
+    """How the sources' names and targets must agree with the train split and the replay share."""
+    train, sources = curriculum.split.train, curriculum.sources
+    for name, times in Counter(one.name for one in sources).items():
+        if times > 1:
+            yield f"sources: {times} of them are called {name!r}; give each a `name` of its own"
+    targets = sum(one.target or 0 for one in sources)
+    is_open = any(one.target is None for one in sources)
+    if targets > train or (targets < train and not is_open):
+        yield f"sources: the targets are {targets} together, and split.train = {train}"
+    replay = [one for one in sources if one.is_replay]
+    wanted = round(curriculum.replay_share * train)
+    aimed = sum(one.target or 0 for one in replay)
+    if wanted and not replay:
+        yield f"replay_share: {curriculum.replay_share:g} of train, but no source is one of replay"
+    elif wanted and (aimed > wanted or (aimed < wanted and all(one.target for one in replay))):
+        yield f"replay_share: that is {wanted} of {train}, and the targets of the replay sources are {aimed} together"
 
 
 def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
@@ -346,6 +414,9 @@ def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
         stage_schemas=cast("dict[str, dict[str, Json]]", spec["stage_schemas"]),
         seed=cast(int, spec["seed"]),
         digest=hashlib.sha256(canonical.encode()).hexdigest(),
+        replay_share=cast(float, spec.get("replay_share", 0.0)),
+        exchanges=ExchangesSpec(**_keywords(spec.get("exchanges", {}))),
+        reason=str(spec.get("reason", "")),
     )
 
 

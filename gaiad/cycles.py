@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from gaiad import tables
 from gaiad.curriculum import Json
@@ -53,13 +52,13 @@ class Cycles:
         values: dict[str, object] = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
         values["report"] = None if row.report is None else json.dumps(row.report)
         changed = {name: value for name, value in values.items() if name != "id"}
-        query = insert(tables.cycles).values(values).on_conflict_do_update(index_elements=["id"], set_=changed)
         async with self._db.write() as connection:
-            await connection.execute(query)
+            query = tables.insert(connection, tables.cycles).values(values)
+            await connection.execute(query.on_conflict_do_update(index_elements=["id"], set_=changed))
 
     async def cycles(self, limit: int) -> list[CycleRow]:
         """The newest cycles, newest first."""
-        order = (tables.cycles.c.started.desc(), sa.text("rowid DESC"))
+        order = (tables.cycles.c.started.desc(), tables.cycles.c.id.desc())
         return await self._rows(sa.select(tables.cycles).order_by(*order).limit(max(limit, 0)))
 
     async def unfinished(self) -> list[CycleRow]:

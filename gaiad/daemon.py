@@ -148,7 +148,7 @@ class _Daemon:
         self.erasures = Erasures(database)
         self.recorder = Recorder(self.conversations, self.config.store.queue_size)
         # On every way out: after the doors are shut, before the database is.
-        stack.push_async_callback(self.recorder.flush)
+        stack.push_async_callback(self.recorder.end)
 
     async def _follow_settings(self) -> None:
         try:
@@ -295,6 +295,7 @@ class _Daemon:
                 **store,
                 "dropped": recorder.dropped,
                 "failed": recorder.failed,
+                "held_back": self.housekeeper.held_back,
                 "set_aside": [{"path": one.path, "at": one.at, "lost": one.lost} for one in self.database.set_aside],
             },
             first_start=self.first_start,

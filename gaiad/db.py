@@ -1,108 +1,133 @@
-"""The database file: opened, checked, migrated; and the lock that keeps a second daemon away.
+"""The database, in a file or on a server: opened, brought forward, read and written; and the lock on `state_dir`.
 
-Every commit is durable when it returns (WAL with `synchronous=FULL`), deleted content is overwritten
-(`secure_delete`). It knows nothing of what the rows mean, and never repairs or overwrites a damaged file: that is set
-aside, and a fresh one made.
+Every commit is durable when it returns, and one writer goes after another. It knows nothing of what the rows mean, nor
+how the holder of the tables, `sqlite_file` or `postgres`, keeps its word.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
-import sqlite3
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-import alembic.command
-import alembic.config
-import alembic.script
-import alembic.util
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from gaiad import aside, copies, tables
+from gaiad import tables
+from gaiad.aside import SetAside
 from gaiad.config import Config
 from gaiad.errors import Refuse, StoreError
+from gaiad.sqlite_file import PERMISSION_HINT, Pace, SqliteFile
 
-APPLICATION_ID = 0x47414941
-"""`GAIA`, written into the file's header by the first migration."""
+_URL_HINT = "use sqlite+aiosqlite:////path/to/file.db or postgresql+asyncpg://USER:PASSWORD@HOST/DB, or leave it empty"
 
-BUSY_TIMEOUT_MS = 5000
-_SCOUR_TRIES = 3
-_JOIN = "gaiad_join"
-_MIGRATIONS = Path(__file__).parent / "migrations"
+
+class Holder(Protocol):
+    """What holds the tables. Whatever goes wrong in it, `errors` turns into StoreError where it is not a bug.
+
+    `beyond` names places in which bytes of deleted rows may be and which `scour` does not reach.
+    """
+
+    pace: Pace
+    engine: AsyncEngine
+    reader: AsyncEngine
+    writer: AsyncEngine
+    beyond: tuple[str, ...]
+
+    async def make_ready(self) -> None:
+        """Make or check the place before the first row is read or written."""
+
+    async def begun(self, connection: AsyncConnection) -> None:
+        """Do what every writing transaction begins with."""
+
+    def bring_forward(self, connection: sa.Connection) -> None:
+        """Give the tables the newest shape."""
+
+    async def salvage(self) -> tuple[SetAside, ...]:
+        """Take over what can still be read of damaged files; say what stands aside."""
+
+    async def scour(self) -> None:
+        """Leave no byte of deleted rows in the tables."""
+
+    async def refusal(self, target: Path) -> Refuse | None:
+        """Why no copy can be made at `target`, where that can be told beforehand."""
+
+    async def copy(self, target: Path) -> Refuse | None:
+        """Copy all to a new file."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turn what is outside our power into StoreError; anything else stays a bug."""
 
 
 class Database:
-    """One open database file. `read` and `write` turn what SQLite may fail with into StoreError."""
+    """One open database. `read` and `write` turn what its holder may fail with into StoreError."""
 
-    def __init__(self, config: Config, path: Path, engine: AsyncEngine, pace: Pace) -> None:
+    def __init__(self, config: Config, holder: Holder) -> None:
         self.config = config
-        self.path = path
-        self.engine = engine
-        self.pace = pace
-        self.set_aside: tuple[aside.SetAside, ...] = ()
-        self._writer = engine.execution_options(gaiad_write=True)
+        self.pace = holder.pace
+        self.engine = holder.engine
+        self.set_aside: tuple[SetAside, ...] = ()
+        self._holder = holder
+
+    @property
+    def path(self) -> Path:
+        """The database's file; only SQLite has one."""
+        assert isinstance(self._holder, SqliteFile)
+        return self._holder.path
 
     @property
     def grants_lost(self) -> bool:
         """Whether a revocation may be among what was lost, for as long as the damaged file is kept."""
         return any("grants" in (one.lost or ()) for one in self.set_aside)
 
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """Where bytes of deleted rows may be that `scour` does not reach."""
+        return self._holder.beyond
+
     @classmethod
     async def open(cls, config: Config) -> Database:
-        """Create or check the file, migrate it to the newest shape, and return it ready.
+        """Create or check the database, migrate it to the newest shape, and return it ready.
 
-        A damaged one is set aside first, and what it can still tell is copied into the fresh one.
+        A damaged file is set aside first, and what it can still tell is copied into the fresh one.
 
         Raises:
-            StoreError: the file cannot be made, read, trusted, set aside or migrated; it is left as it was.
+            StoreError: it cannot be made, reached, read, trusted, set aside or migrated; it is left as it was.
         """
-        path = _database_path(config)
-        _make_private(config.state_dir, path)
-        await asyncio.to_thread(_inspect, path)
-        _make_private(config.state_dir, path)
-        engine = create_async_engine(
-            sa.URL.create("sqlite+aiosqlite", database=str(path)),
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
-            # What people said must not stand in an error's text, which is logged.
-            hide_parameters=True,
-            pool_size=4,
-            max_overflow=4,
-        )
-        pace = Pace()
-        sa.event.listen(engine.sync_engine, "connect", lambda connection, _: _on_connect(connection, pace))
-        sa.event.listen(engine.sync_engine, "begin", _on_begin)
-        database = cls(config, path, engine, pace)
+        holder = _holder_of(config)
+        database = cls(config, holder)
         try:
+            with holder.errors():
+                await holder.make_ready()
             async with database.write() as connection:
-                await connection.run_sync(_migrate)
-            with _as_store_errors(path):
-                database.set_aside = await asyncio.to_thread(aside.salvage, path)
+                await connection.run_sync(holder.bring_forward)
+            with holder.errors():
+                database.set_aside = await holder.salvage()
         except BaseException:
-            await engine.dispose()
+            await holder.close()
             raise
         return database
 
     async def close(self) -> None:
-        """Close every connection; the last one folds the write-ahead log back into the file."""
-        await self.engine.dispose()
+        """Close every connection."""
+        await self._holder.close()
 
     async def scour(self) -> None:
-        """Leave no byte of deleted rows in the database's files. Call it outside of `read` and `write`.
+        """Leave no byte of deleted rows in the tables. Call it outside of `read` and `write`.
 
         Raises:
             StoreError: others kept reading or writing for longer than a bounded wait; nothing is lost, ask again.
         """
-        with _as_store_errors(self.path):
-            await asyncio.to_thread(_scour, self.path)
+        with self._holder.errors():
+            await self._holder.scour()
 
     async def backup(self, target: Path, at: float) -> Refuse | None:
         """Copy the database to the new file `target` while it is in use, and note in it where the copy lies.
@@ -110,15 +135,15 @@ class Database:
         Raises:
             StoreError: the copy cannot be made; nothing is left of it.
         """
-        refused = await asyncio.to_thread(copies.refusal, target)
+        refused = await self._holder.refusal(target)
         if refused is not None:
             return refused
         # Before there is a copy: one that nobody knows of would outlive the erasure of what it holds.
         async with self.write() as connection:
             row = await connection.execute(sa.insert(tables.backups).values(at=at, path=str(target)))
         try:
-            with _as_store_errors(self.path):
-                refused = await asyncio.to_thread(copies.copy_database, self.path, target, BUSY_TIMEOUT_MS / 1000)
+            with self._holder.errors():
+                refused = await self._holder.copy(target)
         except StoreError:
             await self._forget_backup(row)
             raise
@@ -134,16 +159,49 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One consistent view of the database."""
-        with _as_store_errors(self.path):
-            async with self.engine.connect() as connection:
+        with self._holder.errors():
+            async with self._holder.reader.connect() as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction, durable once the block is left; nothing of it remains if the block raises."""
-        with _as_store_errors(self.path):
-            async with self._writer.begin() as connection:
+        """One transaction, durable once the block is left; nothing of it remains if the block raises.
+
+        Of one that ends with StoreError nobody may know whether it was committed, where the connection was lost just
+        then: write so that it may be written again.
+        """
+        with self._holder.errors():
+            async with self._holder.writer.begin() as connection:
+                await self._holder.begun(connection)
                 yield connection
+
+
+def _holder_of(config: Config) -> Holder:
+    """The file or the server that `store.url` names. It may hold a password: no text repeats any of it."""
+    if not config.store.url:
+        return SqliteFile(config.state_dir, config.state_dir / "gaiad.db")
+    try:
+        url = sa.make_url(config.store.url)
+    except (ArgumentError, ValueError):
+        # Not even as the cause: what could not be read as a port may be a piece of the password.
+        raise StoreError("store.url is not a database URL", hint=_URL_HINT) from None
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        return SqliteFile(config.state_dir, config.state_dir / str(url.database))
+    if url.drivername in ("postgresql", "postgresql+asyncpg"):
+        return _server_at(url)
+    raise StoreError("store.url names neither an SQLite file nor a PostgreSQL database", hint=_URL_HINT)
+
+
+def _server_at(url: sa.URL) -> Holder:
+    try:
+        # Only where it is wanted: its driver is an extra, which others need not have.
+        from gaiad.postgres import PostgresServer
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"store.url names PostgreSQL, and {error.name} is not installed",
+            hint="install gaiad with its extra: pip install 'gaiad[postgres]'",
+        ) from error
+    return PostgresServer(url)
 
 
 class StateLock:
@@ -179,7 +237,7 @@ def lock_state_dir(path: Path) -> StateLock:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreError(f"{lock_path} cannot be opened: {error.strerror}", hint=_PERMISSION_HINT) from error
+        raise StoreError(f"{lock_path} cannot be opened: {error.strerror}", hint=PERMISSION_HINT) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -192,231 +250,5 @@ def lock_state_dir(path: Path) -> StateLock:
         ) from error
     except OSError as error:
         os.close(descriptor)
-        raise StoreError(f"{lock_path} cannot be locked: {error.strerror}", hint=_PERMISSION_HINT) from error
+        raise StoreError(f"{lock_path} cannot be locked: {error.strerror}", hint=PERMISSION_HINT) from error
     return StateLock(lock_path, descriptor)
-
-
-_PERMISSION_HINT = "check that state_dir is on a local disk with space left and writable by this user"
-
-
-def _database_path(config: Config) -> Path:
-    if not config.store.url:
-        return config.state_dir / "gaiad.db"
-    try:
-        url = sa.make_url(config.store.url)
-    except ArgumentError as error:
-        # It may hold a password, so not even a wrong one is repeated.
-        raise StoreError(
-            "store.url is not a database URL", hint="use sqlite+aiosqlite:////path/to/file.db, or leave it empty"
-        ) from error
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        # The URL may hold a password: only its kind is repeated.
-        raise StoreError(
-            f"store.url names {url.get_backend_name()!r}, and only an SQLite file is supported",
-            hint="use sqlite+aiosqlite:////path/to/file.db, or leave it empty",
-        )
-    return config.state_dir / str(url.database)
-
-
-def _make_private(state_dir: Path, path: Path) -> None:
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be opened: {error.strerror}", hint=_PERMISSION_HINT) from error
-
-
-def _inspect(path: Path) -> None:
-    """Look before writing: a foreign file is refused with not one byte of it changed, a damaged one is set aside."""
-    try:
-        aside.finish_move(path)
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        with _as_store_errors(path):
-            if not _is_whole(path):
-                _refuse_what_is_not_ours(path)
-                aside.set_aside(path, aside.standing(path))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read or set aside: {error.strerror}", hint=_PERMISSION_HINT) from error
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
-            link.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-            if link.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                return False
-            tables = link.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            if tables and link.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise _foreign(path)
-    except sqlite3.DatabaseError as error:
-        # Anything else, such as a lock or a disk that does not answer, says nothing of the file.
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return False
-        raise
-    return True
-
-
-def _refuse_what_is_not_ours(damaged: Path) -> None:
-    # 1. Another program's file is not ours to move. Without a header nobody can tell whose it was.
-    with damaged.open("rb") as file:
-        header = file.read(100)
-    if header.startswith(b"SQLite format 3\0") and header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        raise _foreign(damaged)
-    # 2. Nor can what a newer gaiad wrote be copied by this one.
-    revision = aside.newest_revision(damaged)
-    if revision is not None:
-        try:
-            alembic.script.ScriptDirectory.from_config(_migrations()).get_revision(revision)
-        except alembic.util.CommandError as error:
-            raise _newer(error) from error
-
-
-def _foreign(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} is a database of another program", hint="set store.url or state_dir to a place of gaiad's own"
-    )
-
-
-def _newer(error: alembic.util.CommandError) -> StoreError:
-    return StoreError(
-        f"the database cannot be migrated: {error}",
-        hint="it was probably written by a newer gaiad: install that one, or restore an older backup",
-    )
-
-
-def _damage_hint(path: Path) -> str:
-    return f"start gaiad again: it sets {path} aside and keeps what can be read; or restore a backup"
-
-
-def _scour(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as link:
-        link.execute("PRAGMA synchronous = FULL")
-        link.execute("PRAGMA secure_delete = ON")
-        # 1. The log holds pages as they were. Whoever reads them is met here, before the long work.
-        _empty_log(link, path)
-        # 2. A page whose rows were moved keeps copies of them in its gaps, which only a new page is without.
-        link.execute("VACUUM")
-        # 3. The log holds the new pages now, and the file still the old ones.
-        _empty_log(link, path)
-
-
-def _empty_log(link: sqlite3.Connection, path: Path) -> None:
-    for _ in range(_SCOUR_TRIES):
-        # Each try waits for the others as long as any statement does.
-        is_busy, _, _ = link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if not is_busy:
-            return
-    raise StoreError(
-        f"{path} still holds bytes of what was deleted: others kept reading or writing it",
-        hint="close what has it open, and try again",
-    )
-
-
-class Pace:
-    """Whether the threads that talk to the file give way to the loop: rows can wait a moment, a reply should not.
-
-    Where they do, one of them never interrupts the loop, which on a busy core means that it hardly runs; so who sees
-    rows pile up has them hurry. Changes nothing on systems without such a policy.
-    """
-
-    def __init__(self) -> None:
-        self.hurries = False
-        self._threads: set[int] = set()
-
-    def join(self) -> None:
-        """Count the calling thread among them."""
-        self._threads.add(threading.get_native_id())
-        self._schedule(threading.get_native_id())
-
-    def hurry(self, hurries: bool) -> None:
-        """Let them run like any other, or give way again."""
-        if hurries == self.hurries:
-            return
-        self.hurries = hurries
-        for thread in tuple(self._threads):
-            # The number of one that ended may be another program's by now.
-            if Path(f"/proc/self/task/{thread}").exists():
-                self._schedule(thread)
-            else:
-                self._threads.discard(thread)
-
-    def _schedule(self, thread: int) -> None:
-        if hasattr(os, "SCHED_BATCH"):
-            with contextlib.suppress(OSError):
-                os.sched_setscheduler(thread, os.SCHED_OTHER if self.hurries else os.SCHED_BATCH, os.sched_param(0))
-
-
-def _on_connect(connection: Any, pace: Pace) -> None:  # noqa: ANN401 - the driver's, as SQLAlchemy wraps it
-    # Transactions begin where SQLAlchemy says so, not where the driver guesses.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "secure_delete = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    # A function of SQL is called in the thread that runs the statement, which no other way leads to.
-    connection.create_function(_JOIN, 0, pace.join)
-    cursor.execute(f"SELECT {_JOIN}()")
-    cursor.close()
-
-
-def _on_begin(connection: sa.Connection) -> None:
-    # A writer takes the write lock at once: a reader that turns writer half-way cannot wait for it.
-    writes = connection.get_execution_options().get("gaiad_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _migrate(connection: sa.Connection) -> None:
-    settings = _migrations()
-    settings.attributes["connection"] = connection
-    try:
-        alembic.command.upgrade(settings, "head")
-    except alembic.util.CommandError as error:
-        raise _newer(error) from error
-
-
-def _migrations() -> alembic.config.Config:
-    settings = alembic.config.Config()
-    settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    settings.set_main_option("path_separator", "os")
-    return settings
-
-
-@contextlib.contextmanager
-def _as_store_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk and other writers may do into StoreError; constraint violations stay bugs."""
-    try:
-        yield
-    except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.Error) and _is_outside_our_power(error.orig):
-            raise _store_error(path, error.orig) from error
-        raise
-    except sqlite3.Error as error:
-        if _is_outside_our_power(error):
-            raise _store_error(path, error) from error
-        raise
-    except PoolTimeoutError as error:
-        raise StoreError(f"{path}: no connection became free", hint="the disk is too slow or overloaded") from error
-
-
-def _is_outside_our_power(error: sqlite3.Error) -> bool:
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
-
-
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        hint = "another program is writing to it: close that one, or wait"
-    elif "full" in text:
-        hint = f"free some space on the disk of {path.parent}"
-    elif "malformed" in text or "not a database" in text:
-        hint = _damage_hint(path)
-    else:
-        hint = _PERMISSION_HINT
-    return StoreError(f"{path}: {text}", hint=hint)

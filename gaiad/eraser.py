@@ -86,6 +86,7 @@ class Eraser:
             "runs": [path.name for path in runs],
             "backups": [*await self._backups(reach.since)],
             "unread": [*reach.unread],
+            "beyond": self._erasures.beyond,
         }
 
     async def erase(self, selector: Selector, by: str) -> dict[str, Json] | Refuse:
@@ -166,10 +167,10 @@ class Eraser:
             more: dict[str, Json] = {"backups": backups, "versions": self._set_aside(erasure)}
             erasure = await self._without_files(await self._entered(erasure, Phase.SET_ASIDE, more))
             erasure = await self._entered(erasure, Phase.PURGED, {})
-        # 3. The bytes that deleting left in the database's files.
+        # 3. The bytes that deleting left in the database's files; and where they may be that nobody here can reach.
         if erasure.phase is Phase.PURGED:
             await self._erasures.scour()
-            erasure = await self._entered(erasure, Phase.SCOURED, {})
+            erasure = await self._entered(erasure, Phase.SCOURED, {"beyond": self._erasures.beyond})
         # 4. Weights, once no request is served by them any more; then a look whether anything is left.
         erasure = await self._entered(erasure, Phase.SCOURED, {"weights": await self._without_weights(erasure)})
         checks = await self._checks(erasure)

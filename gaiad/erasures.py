@@ -159,8 +159,13 @@ class Erasures:
         query = sa.select(tables.erasures).where(tables.erasures.c.ended.is_(None)).order_by(tables.erasures.c.at)
         return await self._rows(query)
 
+    @property
+    def beyond(self) -> list[Json]:
+        """Where bytes of what is deleted may be that scouring does not reach, in words."""
+        return [*self._db.beyond]
+
     async def scour(self) -> None:
-        """Leave none of the deleted bytes in the database's files."""
+        """Leave none of the deleted bytes in the database's tables."""
         await self._db.scour()
 
     async def _rows(self, query: sa.Select[*tuple[object, ...]]) -> list[Erasure]:

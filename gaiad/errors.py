@@ -34,7 +34,14 @@ class DatasetError(GaiadError):
 
 
 class StoreError(GaiadError):
-    """The database could not be opened, locked, migrated or written."""
+    """The database could not be opened, locked, migrated or written.
+
+    `passes`: its server is away or busy, so that what is to be written may wait until that is over.
+    """
+
+    def __init__(self, message: str, *, hint: str, passes: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.passes = passes
 
 
 class EngineError(GaiadError):

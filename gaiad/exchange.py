@@ -31,8 +31,8 @@ def is_score(value: object) -> TypeGuard[float]:
 
 
 def storable(text: str) -> bool:
-    """Whether the store can hold a text: JSON allows lone surrogates, SQLite does not."""
-    return text == text.encode("utf-8", "ignore").decode("utf-8")
+    """Whether any store can hold a text: JSON allows lone surrogates and zero bytes, not every database does."""
+    return "\0" not in text and text == text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def scope_of(user: str | None, conversation: str | None, request_id: str) -> str:

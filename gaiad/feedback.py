@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
@@ -28,11 +28,16 @@ MAX_CORRECTION_CHARS = 200_000
 _NO_SUCH_EXCHANGE = Refuse("no exchange has this request id", "use the reply's X-Gaia-Request-Id header")
 
 
+APPROVING = "good"
+"""The verdict that says of a reply that it is the right answer."""
+
+
 class CorrectedRow(TypedDict):
-    """An exchange with a correction, shaped like the learner's `CorrectedExchange`.
+    """An exchange with its right answer, shaped like the learner's `CorrectedExchange`.
 
     `reply` is what was corrected: the assistant's text, where the reply is a whole text and is not the correction.
-    `began` is when the request came, which says what it was kept by.
+    Where somebody `approved` of the reply it is itself the right answer. `began` is when the request came, which says
+    what it was kept by.
     """
 
     exchange_id: str
@@ -44,6 +49,7 @@ class CorrectedRow(TypedDict):
     conversation: str | None
     reply: str | None
     began: float
+    approved: bool
 
 
 class Feedback:
@@ -55,7 +61,10 @@ class Feedback:
         self._scrubber = scrubber
 
     async def add(self, request_id: str, given: Judgement, at: float) -> Refuse | None:
-        """Attach what somebody thought of it to a kept exchange; the newest feedback counts."""
+        """Attach what somebody thought of it to a kept exchange; the newest feedback counts.
+
+        What is said again in the same words is there already, as whoever got no answer the first time may not know.
+        """
         problem = _problem_with(request_id, given)
         if problem is not None:
             return problem
@@ -77,7 +86,7 @@ class Feedback:
         async with self._db.write() as connection:
             # It may have been revoked or erased since.
             problem = self._not_open(await _exchange(connection, request_id))
-            if problem is None:
+            if problem is None and not await _is_newest(connection, row):
                 await connection.execute(sa.insert(tables.feedback).values(row))
         return problem
 
@@ -89,10 +98,28 @@ class Feedback:
 
         The purpose `train` must have held when the exchange was recorded, and must hold still.
         """
-        async with self._db.read() as connection:
-            rows = (await connection.execute(_newest_corrections(stages))).mappings().all()
+        rows = await self._learnable(_newest_said(stages, tables.feedback.c.correction.is_not(None)))
+        return [_corrected_row(row, messages) for row, messages in rows]
+
+    async def approved(self, stages: Sequence[str]) -> list[CorrectedRow]:
+        """Exchanges at `stages` of which the newest feedback says that the reply, whole and in text, is good.
+
+        They may be learned from under the same conditions as the corrected ones.
+        """
+        rows = await self._learnable(_newest_said(stages, _approving()))
         return [
-            _corrected_row(row, messages)
+            _row(row, messages, answer, None, approved=True)
+            for row, messages in rows
+            if (answer := answer_text(row["response"])) is not None
+        ]
+
+    async def _learnable(
+        self, query: sa.Select[*tuple[object, ...]]
+    ) -> list[tuple[sa.RowMapping, list[dict[str, Json]]]]:
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [
+            (row, messages)
             for row in rows
             if Purpose.TRAIN in row["purposes"].split(",")
             and self._grants.still_usable(Purpose.TRAIN, row["user"], row["conversation"], row["started"])
@@ -107,10 +134,13 @@ class Feedback:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        purposes = frozenset(found["purposes"].split(","))
-        if not self._grants.unrevoked(found["user"], purposes, found["conversation"]):
-            hint = "nothing is added to it unless the user grants that again"
-            return Refuse("the user has revoked what the exchange was kept for", hint)
+        whose = (found["user"], found["conversation"], found["started"])
+        # The learner's question, of each purpose: what serves none of them now is not to grow.
+        if not any(self._grants.still_usable(one, *whose) for one in map(Purpose, found["purposes"].split(","))):
+            return Refuse(
+                "what the exchange was kept for was revoked, or its grant has ended",
+                "nothing is added to it unless the user grants that again",
+            )
         return None
 
 
@@ -118,11 +148,19 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
     """Whose a recorded exchange is and what it is kept for; nobody's and for nothing where its content is not kept."""
     contents = tables.exchange_contents
     query = (
-        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes)
+        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes, tables.exchanges.c.started)
         .select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
         .where(tables.exchanges.c.request_id == request_id)
     )
     return (await connection.execute(query)).mappings().one_or_none()
+
+
+async def _is_newest(connection: AsyncConnection, row: Mapping[str, object]) -> bool:
+    """Whether the last word on an exchange is this one, whenever it was said."""
+    said = tables.feedback
+    query = sa.select(said).where(said.c.request_id == row["request_id"]).order_by(said.c.id.desc()).limit(1)
+    newest = (await connection.execute(query)).mappings().one_or_none()
+    return newest is not None and all(newest[name] == value for name, value in row.items() if name != "at")
 
 
 async def said_of(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, list[dict[str, Json]]]:
@@ -169,7 +207,15 @@ def _is_text(text: str, max_chars: int) -> bool:
     return bool(text.strip()) and len(text) <= max_chars and storable(text)
 
 
-def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]:
+def _approving() -> sa.ColumnElement[bool]:
+    exchanges, said = tables.exchanges.c, tables.feedback.c
+    # A reply that was cut off at its length is no whole answer.
+    ended = sa.or_(exchanges.finish_reason.is_(None), exchanges.finish_reason != "length")
+    whole = sa.and_(exchanges.status == 200, exchanges.complete, ended)
+    return sa.and_(said.verdict == APPROVING, said.correction.is_(None), whole)
+
+
+def _newest_said(stages: Sequence[str], wanted: sa.ColumnElement[bool]) -> sa.Select[*tuple[object, ...]]:
     exchanges, contents, said = tables.exchanges.c, tables.exchange_contents.c, tables.feedback.c
     newest = sa.select(sa.func.max(said.id)).group_by(said.request_id)
     when = (exchanges.at, exchanges.started)
@@ -180,7 +226,7 @@ def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]
         .select_from(tables.exchanges)
         .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
         .join(tables.feedback, said.request_id == exchanges.request_id)
-        .where(said.id.in_(newest), said.correction.is_not(None), exchanges.stage.in_(list(stages)))
+        .where(said.id.in_(newest), wanted, exchanges.stage.in_(list(stages)))
         .order_by(exchanges.at, exchanges.request_id)
     )
 
@@ -188,16 +234,25 @@ def _newest_corrections(stages: Sequence[str]) -> sa.Select[*tuple[object, ...]]
 def _corrected_row(row: sa.RowMapping, messages: list[dict[str, Json]]) -> CorrectedRow:
     # Half a reply is no answer that somebody preferred another to.
     reply = answer_text(row["response"]) if row["complete"] and row["status"] == 200 else None
+    correction = row["correction"]
+    rejected = reply if reply is not None and reply.strip() != correction.strip() else None
+    return _row(row, messages, correction, rejected, approved=False)
+
+
+def _row(
+    row: sa.RowMapping, messages: list[dict[str, Json]], answer: str, reply: str | None, *, approved: bool
+) -> CorrectedRow:
     return CorrectedRow(
         exchange_id=row["request_id"],
         user=row["user"],
         stage=row["stage"],
         request_messages=messages,
-        correction=row["correction"],
+        correction=answer,
         created_at=row["at"],
         conversation=row["conversation"],
-        reply=reply if reply is not None and reply.strip() != row["correction"].strip() else None,
+        reply=reply,
         began=row["started"],
+        approved=approved,
     )
 
 

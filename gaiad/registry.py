@@ -189,8 +189,11 @@ class Registry:
         if parts is None or stage is VersionStage.ACTIVE:
             raise AdapterError(f"{version!r} cannot be entered as {stage}", hint="enter it as candidate, then activate")
         async with self._db.write() as connection:
-            for row in (await _rows(connection)).values():
+            rows = await _rows(connection)
+            for row in rows.values():
                 if row.version == version or (row.adapter, row.number) == (parts.adapter, parts.number):
+                    # It may have been added by a commit of which the answer was lost: the next number is another one.
+                    self._publish(rows, await _events(connection))
                     raise AdapterError(f"{row.version} is already there", hint="take the next number for a new version")
             event = await _append_event(connection, at, parts.adapter, version, "added", reason)
             values = {"version": version, "adapter": parts.adapter, "number": parts.number, "path": str(path)}

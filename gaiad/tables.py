@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 metadata = sa.MetaData()
+_ARRAYS: dict[type, str] = {sa.Text: "text[]", sa.Float: "float8[]", sa.Integer: "int4[]", sa.Boolean: "bool[]"}
+_IS_ACTIVE = sa.text("stage = 'active'")
 
 grants = sa.Table(
     "grants",
@@ -113,7 +122,7 @@ adapter_versions = sa.Table(
     sa.Column("changed_at", sa.Float, nullable=False),
     sa.Column("last_event", sa.Integer, nullable=False),
     sa.Index("versions_by_number", "adapter", "number", unique=True),
-    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=sa.text("stage = 'active'")),
+    sa.Index("one_active_version", "adapter", unique=True, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE),
 )
 
 adapter_events = sa.Table(
@@ -167,6 +176,25 @@ erasures = sa.Table(
 )
 """What was asked to be erased, how far that is, and the report of what went: names and counts, no content."""
 
+
+class Octets(FunctionElement[int]):
+    """How many bytes a text takes, where `length` would count its characters."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(Octets)
+def _standard(octets: Octets, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401 - as SQLAlchemy hands it on
+    return f"octet_length({compiler.process(octets.clauses, **more)})"
+
+
+@compiles(Octets, "sqlite")
+def _for_sqlite(octets: Octets, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401 - as SQLAlchemy hands it on
+    # Releases before 3.43 have no octet_length.
+    return f"length(CAST({compiler.process(octets.clauses, **more)} AS BLOB))"
+
+
 _AT_ONCE = 500
 
 
@@ -175,3 +203,32 @@ def in_parts(values: Iterable[str]) -> Iterator[list[str]]:
     every = list(values)
     for at in range(0, len(every), _AT_ONCE):
         yield every[at : at + _AT_ONCE]
+
+
+def insert(connection: AsyncConnection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An insertion that may say what is to be done about rows that are there: SQL alone has no word for it."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+async def insert_new(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows that have the same columns; those that are there stay as they are."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        columns = tuple([row[name] for row in rows] for name in rows[0])
+        await connection.exec_driver_sql(from_arrays(table, tuple(rows[0])), columns)
+    else:
+        await connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+
+
+@cache
+def from_arrays(table: sa.Table, names: tuple[str, ...]) -> str:
+    """PostgreSQL's words for `insert_new`, with an array a column.
+
+    Its driver can send row after row too, but hangs where that is cancelled half-way.
+    """
+    arrays = ", ".join(f"${number}::{_ARRAYS[type(table.c[name].type)]}" for number, name in enumerate(names, 1))
+    columns = ", ".join(f'"{name}"' for name in names)
+    return f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"

@@ -1,10 +1,19 @@
-"""What all tests share: no test reaches a real model hub, and where it counts the same cases are tried each time."""
+"""What all tests share: no test reaches a real model hub, and where it counts the same cases are tried each time.
+
+A test that takes `store_at` is run over each kind of database.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from gaiad.config import StoreConfig
+from tests.postgres_server import PostgresServer, missing
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -13,3 +22,34 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("same")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One real server for all tests, each of which has a database of its own on it."""
+    lacking = missing()
+    if lacking:
+        pytest.skip(f"PostgreSQL: {lacking}")
+    server = PostgresServer()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_at(request: pytest.FixtureRequest) -> StoreConfig:
+    """Where a test keeps its exchanges: a file, or a fresh database on the server."""
+    if request.param == "sqlite":
+        return StoreConfig()
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return StoreConfig(url=server.fresh())
+
+
+@pytest.fixture
+def on_disk(request: pytest.FixtureRequest, tmp_path: Path, store_at: StoreConfig) -> Callable[[], bytes]:
+    """All bytes that the database has in the files of its tables."""
+    if store_at.url:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return lambda: server.files(store_at.url)
+    return lambda: b"".join(path.read_bytes() for path in tmp_path.rglob("gaiad.db*"))

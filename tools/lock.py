@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = "gaiad"
-EXTRAS = ("train", "cpu-engine", "dev")
+EXTRAS = ("train", "postgres", "cpu-engine", "dev")
 # Why each is left out of the CPU lock, although something names it:
 LEFT_OUT = {
     "torch": "installed first and alone, so that pip takes the CPU build",

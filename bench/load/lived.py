@@ -151,7 +151,9 @@ async def _digest(config: Config) -> str:
         await conversations.load()
         folder = catalogue.shipped_curricula() / ARCHITECT
         curriculum = catalogue.load_curriculum(folder, "demo")
-        rows = [CorrectedExchange(**row) for row in await conversations.feedback.corrected(curriculum.stages)]
+        said = conversations.feedback
+        taught = [*await said.corrected(curriculum.stages), *await said.approved(curriculum.stages)]
+        rows = [CorrectedExchange(**row) for row in taught]
         return catalogue.gather(curriculum, folder, rows).digest
     finally:
         await database.close()

@@ -27,6 +27,7 @@ def _check(args: argparse.Namespace, context: Context) -> int:
     config = read_settings(path)
     rules = load_rules(config)
     plain = json.loads(json.dumps(asdict(config), default=str))
+    plain["store"]["url"] = config.store.place
     plain["rules"] = {
         "file": str(rules_file(config)),
         "count": len(rules.rules),

@@ -89,7 +89,8 @@ def _built(folder: Path, args: argparse.Namespace) -> Dataset:
     from gaiad.learner.sources import catalogue
 
     curriculum = catalogue.load_curriculum(folder, args.profile)
-    return catalogue.gather(curriculum, folder, [])
+    documents = [absolute(path) for path in args.documents or ()]
+    return catalogue.gather(curriculum, folder, [], documents=documents, registries=args.registry or ())
 
 
 def _opened(name: str, args: argparse.Namespace) -> Dataset:

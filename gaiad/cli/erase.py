@@ -53,6 +53,8 @@ def _lines(report: dict[str, object], *, done: bool) -> list[str]:
         lines.append(
             f"  a damaged store could not be looked through: {path} (nothing is signed off until you delete it)"
         )
+    for place in _names(report, "beyond"):
+        lines.append(f"  bytes of it may still be in {place}")
     if done:
         lines.append(f"  {'signed off' if report.get('signed_off') else 'NOT clean: ' + str(report.get('checks'))}")
         lines.append(f"  report {report.get('id')}, sha256 {report.get('sha256')}")

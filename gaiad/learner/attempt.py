@@ -57,6 +57,7 @@ class Attempt:
     state: CycleState
     curriculum: Curriculum | None = None
     corrections: Sequence[CorrectedExchange] = ()
+    material: str = ""
     dataset: Dataset | None = None
     dataset_folder: Path | None = None
     engine_version: str = ""

@@ -1,117 +1,42 @@
-"""Examples, and the dataset made of them: distinct, split so that nothing leaks, with a digest and a card.
+"""The dataset made of examples: distinct, split so that nothing leaks, with a digest and a card.
 
-Decides which example goes into which split, and refuses a dataset whose splits share a request or nearly so.
-Reads no file and draws no random number: every order comes from hashes of the seed and the content.
+Refuses a dataset whose splits share a request or nearly so, or whose sources do not give what they are to give. Reads
+no file and draws no random number: every order comes from hashes of the seed and the content.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from gaiad.curriculum import Curriculum, Json
 from gaiad.errors import DatasetError
+from gaiad.learner.allotment import allotted, clusters, fair_choice, first_of, shuffled, without_near
+from gaiad.learner.example import EXCHANGE_ORIGIN, Example, Message, canonical, sha_of
+from gaiad.learner.likeness import REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
+from gaiad.learner.shares import Share, shares
 
-EXCHANGE_ORIGIN = "exchange:"
-"""An example that came from a user's exchange has this and the exchange's id as its origin and its group."""
-
-REQUEST_MARK = "USER REQUEST:"
-"""What stands before the user's own words in a tool selection request."""
-
-_MASKS = (
-    (re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|(?<!\w)'[^']*'(?!\w)|`[^`]*`"), " quoted "),
-    (re.compile(r"\S*[/\\]\S+|\b[\w-]+\.[a-z][a-z0-9]{0,4}\b"), " path "),
-    (re.compile(r"\d+(?:[.,:]\d+)*"), " number "),
-)
-_WORD = re.compile(r"\w+")
-
-Shingles = frozenset[tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message in OpenAI's form, text content only."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One request with its right answer last.
-
-    `group` is never divided between splits; what precedes its last "/" is the stratum that the splits share fairly.
-    `origin` says where it came from, `expected` what an exam compares with.
-    """
-
-    messages: tuple[Message, ...]
-    source: str
-    group: str
-    origin: str
-    stage: str | None = None
-    schema: Mapping[str, Json] | None = None
-    expected: Mapping[str, Json] | None = None
-    rejected: str | None = None
-    weight: float = 1.0
-
-    @property
-    def answer(self) -> str:
-        """The assistant's text, which training learns to give."""
-        return self.messages[-1].content
-
-    @property
-    def stratum(self) -> str:
-        """What the example is about, as far as fair shares go."""
-        return self.group.rpartition("/")[0] or self.group
-
-    def key(self) -> str:
-        """A short stable id of the request (16 hex digits); two examples with the same messages share it."""
-        return _sha([[one.role, one.content] for one in self.messages[:-1]])[:16]
-
-    def to_json(self) -> dict[str, Json]:
-        """The example as one line of a dataset file; absent options are left out."""
-        line: dict[str, Json] = {
-            "messages": [{"role": one.role, "content": one.content} for one in self.messages],
-            "source": self.source,
-            "group": self.group,
-            "origin": self.origin,
-        }
-        optional: dict[str, Json] = {
-            "stage": self.stage,
-            "schema": dict(self.schema) if self.schema is not None else None,
-            "expected": dict(self.expected) if self.expected is not None else None,
-            "rejected": self.rejected,
-            "weight": self.weight if self.weight != 1.0 else None,
-        }
-        line.update({key: value for key, value in optional.items() if value is not None})
-        return line
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Json]) -> Example:
-        """Read a dataset line, or raise DatasetError naming what is wrong with it."""
-        try:
-            rows = cast("list[dict[str, Json]]", raw["messages"])
-            messages = tuple(Message(_text(row["role"]), _text(row["content"])) for row in rows)
-            if len(messages) < 2 or messages[-1].role != "assistant":
-                raise ValueError("the assistant's answer must stand last, after a request")
-            return cls(
-                messages,
-                source=_text(raw["source"]),
-                group=_text(raw["group"]),
-                origin=_text(raw["origin"]),
-                stage=_optional_text(raw.get("stage")),
-                schema=cast("dict[str, Json] | None", raw.get("schema")),
-                expected=cast("dict[str, Json] | None", raw.get("expected")),
-                rejected=_optional_text(raw.get("rejected")),
-                weight=float(cast(float, raw.get("weight", 1.0))),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"not an example: {error!r}", hint="rebuild the dataset") from error
+__all__ = [
+    "EXCHANGE_ORIGIN",
+    "REQUEST_MARK",
+    "Dataset",
+    "Example",
+    "Leak",
+    "Message",
+    "alike",
+    "build_dataset",
+    "catalogue_of",
+    "check_no_leaks",
+    "digest_of",
+    "fair_choice",
+    "jaccard",
+    "leaks",
+    "masked",
+    "request_of",
+    "shingles",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,89 +49,6 @@ class Dataset:
     digest: str
     exchange_ids: tuple[str, ...]
     card: Mapping[str, Json] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Two examples in different splits whose requests are too much alike; `jaccard` is 1 for the same request."""
-
-    first_origin: str
-    second_origin: str
-    jaccard: float
-
-
-def _text(value: Json) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _optional_text(value: Json) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _sha(value: object) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
-
-
-# --- Likeness ---------------------------------------------------------------------------------------------------
-
-
-def request_of(example: Example) -> str:
-    """The user's own words: what follows the request mark up to a blank line, else the last user message whole."""
-    users = [one.content for one in example.messages[:-1] if one.role == "user"]
-    last = users[-1] if users else ""
-    _, mark, rest = last.rpartition(REQUEST_MARK)
-    return (rest.strip().split("\n\n", 1)[0] if mark else last).strip()
-
-
-def masked(request: str) -> str:
-    """The request case-folded, with quoted strings, paths and numbers replaced by one word each."""
-    text = request.casefold()
-    for pattern, word in _MASKS:
-        text = pattern.sub(word, text)
-    return " ".join(_WORD.findall(text))
-
-
-def shingles(request: str) -> Shingles:
-    """The 3-word shingles of the masked request; a shorter request is one shingle."""
-    words = masked(request).split()
-    if len(words) < 3:
-        return frozenset({tuple(words)})
-    return frozenset(zip(words, words[1:], words[2:], strict=False))
-
-
-def jaccard(first: Shingles, second: Shingles) -> float:
-    """Shared shingles over all shingles, 0..1."""
-    return len(first & second) / len(first | second) if first or second else 1.0
-
-
-def alike(first: Sequence[Example], second: Sequence[Example], threshold: float) -> Iterable[tuple[int, int, float]]:
-    """Index pairs (one from each side) whose requests are at least `threshold` alike, with the likeness."""
-    sets = [shingles(request_of(example)) for example in second]
-    index: dict[Hashable, list[int]] = defaultdict(list)
-    for position, one in enumerate(sets):
-        for shingle in one:
-            index[shingle].append(position)
-    for here, example in enumerate(first):
-        mine = shingles(request_of(example))
-        shared = Counter(there for shingle in mine for there in index.get(shingle, ()))
-        for there, count in shared.items():
-            likeness = count / (len(mine) + len(sets[there]) - count)
-            if likeness >= threshold:
-                yield here, there, likeness
-
-
-def leaks(first: Sequence[Example], second: Sequence[Example], threshold: float) -> tuple[Leak, ...]:
-    """Every pair across two splits whose requests are the same or nearly so."""
-    return tuple(
-        Leak(f"{first[a].group} ({first[a].origin})", f"{second[b].group} ({second[b].origin})", likeness)
-        for a, b, likeness in alike(first, second, threshold)
-    )
 
 
 def check_no_leaks(dataset: Dataset, threshold: float) -> None:
@@ -230,152 +72,112 @@ def check_no_leaks(dataset: Dataset, threshold: float) -> None:
 # --- Building ---------------------------------------------------------------------------------------------------
 
 
-def fair_choice(examples: Sequence[Example], count: int) -> list[Example]:
-    """Choose `count` of `examples`: strata in turn, and within a stratum its groups in turn. Order is kept."""
-    if count >= len(examples):
-        return list(examples)
-    by_stratum: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for position, example in enumerate(examples):
-        by_stratum[example.stratum][example.group].append(position)
-    queues = [_in_turn(list(groups.values())) for groups in by_stratum.values()]
-    return [examples[position] for position in sorted(_in_turn(queues)[: max(0, count)])]
-
-
-def _in_turn(queues: Sequence[Sequence[int]]) -> list[int]:
-    longest = max((len(queue) for queue in queues), default=0)
-    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-
-
 def build_dataset(curriculum: Curriculum, examples: Sequence[Example], exchanges: Sequence[Example]) -> Dataset:
     """Make the dataset: drop repetitions, split whole clusters, add exchanges to train, check for leaks.
 
     A cluster holds everything that shares a group or is nearly alike, so augmented forms of a template never part.
+    Where two sources repeat each other, what the earlier one gives stays.
 
     Raises:
         DatasetError: where there are too few examples, or the outcome would not be trustworthy.
     """
-    threshold = curriculum.split.near_duplicate
-    distinct = _first_of(examples, lambda one: shingles(request_of(one)))
+    split = curriculum.split
+    distinct = first_of(examples)
+    apart = without_near(distinct, split.repeat)
     dropped = Counter({"repeated request": len(examples) - len(distinct)})
-    parts = _assigned(curriculum, distinct, threshold)
-    chosen = {
-        name: fair_choice(parts[name], wanted)
-        for name, wanted in (
-            ("heldout", curriculum.split.heldout),
-            ("validation", curriculum.split.validation),
-            ("train", curriculum.split.train),
-        )
-    }
-    dropped["beyond the split's size"] = len(distinct) - sum(len(part) for part in chosen.values())
-    _check_sizes(curriculum, chosen)
-    kept = _kept_exchanges(exchanges, chosen["heldout"], threshold, dropped)
-    colliding = {there for _, there, _ in alike(kept, chosen["validation"], threshold)}
+    dropped["nearly repeated request"] = len(distinct) - len(apart)
+    available = Counter(one.source for one in apart)
+    wanted = shares(curriculum, available, {one.source for one in apart if one.expected})
+    parts = allotted(clusters(apart, split.near_duplicate), wanted, curriculum.seed)
+    _check_sizes(curriculum, parts, wanted, available)
+    weights = {one.name: one.weight for one in curriculum.sources}
+    chosen = {name: shuffled(_weighted(part, weights), curriculum.seed) for name, part in parts.items()}
+    dropped["beyond the split's size"] = len(apart) - sum(len(part) for part in chosen.values())
+    kept = _kept_exchanges(curriculum, exchanges, chosen["heldout"], dropped)
+    colliding = {there for _, there, _ in alike(kept, chosen["validation"], split.near_duplicate)}
     dropped["validation example near a correction"] = len(colliding)
     validation = [one for at, one in enumerate(chosen["validation"]) if at not in colliding]
-    train = _shuffled([*_without_contradicted(chosen["train"], kept, dropped), *kept], curriculum.seed)
-    dataset = _with_card(curriculum, tuple(train), tuple(validation), tuple(chosen["heldout"]), dropped)
-    check_no_leaks(dataset, threshold)
+    train = shuffled([*_without_contradicted(chosen["train"], kept, split.repeat, dropped), *kept], curriculum.seed)
+    splits = {"train": train, "validation": _without_pairs(validation), "heldout": _without_pairs(chosen["heldout"])}
+    dataset = _with_card(curriculum, splits, wanted, dropped)
+    check_no_leaks(dataset, split.near_duplicate)
     _check_catalogues(curriculum, dataset)
     return dataset
 
 
-def _first_of(examples: Iterable[Example], key: Callable[[Example], Hashable]) -> list[Example]:
-    first: dict[Hashable, Example] = {}
-    for example in examples:
-        first.setdefault(key(example), example)
-    return list(first.values())
+def _weighted(by_source: Mapping[str, Sequence[Example]], weights: Mapping[str, float]) -> Iterable[Example]:
+    for source, part in by_source.items():
+        for one in part:
+            yield replace(one, weight=one.weight * weights.get(source, 1.0))
 
 
-def _shuffled(examples: Iterable[Example], seed: int) -> list[Example]:
-    return sorted(examples, key=lambda one: _sha([seed, one.group, one.key(), one.answer]))
+def _without_pairs(examples: Iterable[Example]) -> list[Example]:
+    """What is wrong is worth showing in training only."""
+    return [replace(one, rejected=None) for one in examples]
 
 
-def _clusters(examples: Sequence[Example], threshold: float) -> list[list[Example]]:
-    """Join what shares a group or is nearly alike; clusters stand in the order of their first example."""
-    parent = list(range(len(examples)))
-
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
-
-    first_of_group: dict[str, int] = {}
-    for position, example in enumerate(examples):
-        parent[root(position)] = root(first_of_group.setdefault(example.group, position))
-    for here, there, _ in alike(examples, examples, threshold):
-        parent[root(here)] = root(there)
-    joined: dict[int, list[Example]] = defaultdict(list)
-    for position, example in enumerate(examples):
-        joined[root(position)].append(example)
-    return list(joined.values())
-
-
-def _assigned(curriculum: Curriculum, examples: Sequence[Example], threshold: float) -> dict[str, list[Example]]:
-    """Give each stratum's clusters to the splits in proportion to the splits' sizes.
-
-    Sizes count in examples, so a stratum gives each split about its share whatever its clusters' sizes are. Every
-    stratum keeps at least one cluster in train, and gives one to held-out where it has two.
-    """
-    split = curriculum.split
-    whole = split.train + split.validation + split.heldout
-    strata: dict[str, list[list[Example]]] = defaultdict(list)
-    for cluster in _clusters(examples, threshold):
-        strata[cluster[0].stratum].append(cluster)
-    parts: dict[str, list[Example]] = {"train": [], "validation": [], "heldout": []}
-    owed_validation = 0.0
-    for name, clusters in strata.items():
-        order = sorted(clusters, key=lambda cluster: _sha([curriculum.seed, name, cluster[0].group]))
-        heldout = max(1, round(len(order) * split.heldout / whole)) if len(order) > 1 else 0
-        owed_validation += len(order) * split.validation / whole
-        validation = min(int(owed_validation), max(0, len(order) - heldout - 1))
-        owed_validation -= validation
-        for at, cluster in enumerate(order):
-            part = "heldout" if at < heldout else "validation" if at < heldout + validation else "train"
-            parts[part].extend(cluster)
-    return {name: _shuffled(part, curriculum.seed) for name, part in parts.items()}
-
-
-def _check_sizes(curriculum: Curriculum, chosen: Mapping[str, Sequence[Example]]) -> None:
-    wanted = {
-        "train": curriculum.split.train,
-        "validation": curriculum.split.validation,
-        "heldout": curriculum.split.heldout,
-    }
-    short = [
-        f"{len(chosen[name])} of {count} for {name}" for name, count in wanted.items() if len(chosen[name]) < count
-    ]
-    if short:
+def _check_sizes(
+    curriculum: Curriculum,
+    parts: Mapping[str, Mapping[str, Sequence[Example]]],
+    wanted: Mapping[str, Share],
+    available: Mapping[str, int],
+) -> None:
+    problems = []
+    for source, share in wanted.items():
+        short = [
+            f"{len(parts[name][source])} of {getattr(share, name)} for {name}"
+            for name in parts
+            if len(parts[name][source]) < getattr(share, name)
+        ]
+        if short:
+            problems.append(f"source {source!r} gives {', '.join(short)} ({available[source]} distinct ones in all)")
+    heldout = sum(len(part) for part in parts["heldout"].values())
+    if heldout < curriculum.split.heldout and not problems:
+        problems.append(f"{heldout} of {curriculum.split.heldout} for held-out have an expected answer")
+    if problems:
         raise DatasetError(
-            f"the sources of {curriculum.adapter} give too few distinct examples: {', '.join(short)}",
-            hint="add request templates, or lower `split` in the curriculum",
+            f"the sources of {curriculum.adapter} give too few distinct examples: {'; '.join(problems)}",
+            hint="add material or request templates, or lower the source's `target` or `split` in the curriculum",
         )
-    if len(chosen["train"]) < curriculum.minimum_examples:
+    if curriculum.split.train < curriculum.minimum_examples:
         raise DatasetError(
-            f"{len(chosen['train'])} examples to train on, fewer than minimum_examples = {curriculum.minimum_examples}",
+            f"{curriculum.split.train} examples to train on, fewer than minimum_examples = "
+            f"{curriculum.minimum_examples}",
             hint="raise `split.train` or lower `minimum_examples` in the curriculum",
+        )
+    _check_exam(curriculum, [one for part in parts["heldout"].values() for one in part])
+
+
+def _check_exam(curriculum: Curriculum, heldout: Sequence[Example]) -> None:
+    """Held-out must hold enough of the exam's stage: with fewer the gate could never open."""
+    stage, least = curriculum.exam.stage, curriculum.gate.min_items
+    asked = sum(one.stage == stage for one in heldout)
+    if asked < least:
+        raise DatasetError(
+            f"{asked} held-out examples of {curriculum.adapter} are of the exam's stage {stage!r}, and the gate wants "
+            f"{least}",
+            hint="raise `split.heldout`, or the targets of the sources that give this stage",
         )
 
 
 def _kept_exchanges(
-    exchanges: Sequence[Example], heldout: Sequence[Example], threshold: float, dropped: Counter[str]
+    curriculum: Curriculum, exchanges: Sequence[Example], heldout: Sequence[Example], dropped: Counter[str]
 ) -> list[Example]:
-    """The corrections that may be trained on: the latest of each request, none near a held-out item."""
-    latest = _first_of(reversed(exchanges), lambda one: (one.stage, request_of(one)))[::-1]
-    leaking = {here for here, _, _ in alike(latest, heldout, threshold)}
+    """The exchanges that may be trained on: the last of each request or nearly so, none near a held-out item."""
+    latest = without_near(first_of(reversed(exchanges)), curriculum.split.repeat)[::-1]
+    leaking = {here for here, _, _ in alike(latest, heldout, curriculum.split.near_duplicate)}
     dropped["correction replaced by a later one"] = len(exchanges) - len(latest)
     dropped["correction near a held-out item"] = len(leaking)
     return [one for at, one in enumerate(latest) if at not in leaking]
 
 
 def _without_contradicted(
-    train: Sequence[Example], exchanges: Sequence[Example], dropped: Counter[str]
+    train: Sequence[Example], exchanges: Sequence[Example], repeat: float, dropped: Counter[str]
 ) -> list[Example]:
-    """A correction speaks last: a generated example with the very same request gives way to it."""
-    corrected = {(one.stage, request_of(one)) for one in exchanges}
-    kept = [one for one in train if (one.stage, request_of(one)) not in corrected]
-    dropped["generated example replaced by a correction"] = len(train) - len(kept)
-    return kept
+    """A user speaks last: a generated example with the same request or nearly so gives way."""
+    contradicted = {at for at, _, _ in alike(train, exchanges, repeat)}
+    dropped["generated example replaced by a correction"] = len(contradicted)
+    return [one for at, one in enumerate(train) if at not in contradicted]
 
 
 # --- Catalogues, card and digest --------------------------------------------------------------------------------
@@ -385,7 +187,7 @@ def catalogue_of(example: Example) -> str | None:
     """A digest of all that stands before the user's own words, or None where no request mark says where that is."""
     before = "\n".join(one.content for one in example.messages[:-1])
     head, mark, _ = before.rpartition(REQUEST_MARK)
-    return _sha(head)[:12] if mark else None
+    return sha_of(head)[:12] if mark else None
 
 
 def _catalogues(examples: Iterable[Example]) -> Counter[str]:
@@ -409,14 +211,10 @@ def _check_catalogues(curriculum: Curriculum, dataset: Dataset) -> None:
 
 
 def _with_card(
-    curriculum: Curriculum,
-    train: tuple[Example, ...],
-    validation: tuple[Example, ...],
-    heldout: tuple[Example, ...],
-    dropped: Counter[str],
+    curriculum: Curriculum, parts: Mapping[str, Sequence[Example]], wanted: Mapping[str, Share], dropped: Counter[str]
 ) -> Dataset:
-    splits = {"train": train, "validation": validation, "heldout": heldout}
-    exchanges = [one.origin for one in train if one.origin.startswith(EXCHANGE_ORIGIN)]
+    splits = {name: tuple(part) for name, part in parts.items()}
+    exchanges = [one.origin for one in splits["train"] if one.origin.startswith(EXCHANGE_ORIGIN)]
     ids = tuple(sorted(origin.removeprefix(EXCHANGE_ORIGIN) for origin in exchanges))
     digest = digest_of(splits)
     card: dict[str, Json] = {
@@ -427,16 +225,31 @@ def _with_card(
         "seed": curriculum.seed,
         "digest": digest,
         "near_duplicate": curriculum.split.near_duplicate,
+        "repeat": curriculum.split.repeat,
         "counts": {name: len(part) for name, part in splits.items()},
         "groups": {name: len({one.group for one in part}) for name, part in splits.items()},
         "answers": {name: _balance(part) for name, part in splits.items()},
-        "sources": dict(sorted(Counter(one.source for one in train).items())),
+        "sources": dict(sorted(Counter(one.source for one in splits["train"]).items())),
+        "shares": {source: _share_of(source, share, splits) for source, share in wanted.items()},
         "catalogues": {name: dict(_catalogues(part).most_common()) for name, part in splits.items()},
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "exchange_ids": list(ids),
         "split_digests": {name: digest_of({name: part}) for name, part in splits.items()},
     }
-    return Dataset(train, validation, heldout, digest, ids, card)
+    return Dataset(splits["train"], splits["validation"], splits["heldout"], digest, ids, card)
+
+
+def _share_of(source: str, wanted: Share, splits: Mapping[str, Sequence[Example]]) -> dict[str, Json]:
+    """What one source was to give and gave, and how much of its train examples one template and each stratum make."""
+    mine = [one for one in splits["train"] if one.source == source]
+    templates = Counter(one.group for one in mine)
+    strata = Counter(one.stratum for one in mine)
+    return {
+        "wanted": {name: getattr(wanted, name) for name in splits},
+        "got": {name: sum(one.source == source for one in part) for name, part in splits.items()},
+        "template_share": round(max(templates.values(), default=0) / max(1, len(mine)), 4),
+        "strata": dict(sorted(strata.items())),
+    }
 
 
 def _balance(examples: Sequence[Example]) -> dict[str, Json]:
@@ -451,35 +264,5 @@ def digest_of(splits: Mapping[str, Sequence[Example]]) -> str:
     for name in sorted(splits):
         running.update(f"{name}\n".encode())
         for example in splits[name]:
-            running.update(f"{_canonical(example.to_json())}\n".encode())
+            running.update(f"{canonical(example.to_json())}\n".encode())
     return running.hexdigest()
-
-
-# --- Negative controls ------------------------------------------------------------------------------------------
-
-
-def shuffled_labels(examples: Sequence[Example], seed: int) -> list[Example]:
-    """A negative control: the answers permuted among the examples, so that tool labels are chance.
-
-    Every answer stays well-formed; an adapter trained on these must not pass the gate.
-    """
-    order = sorted(range(len(examples)), key=lambda at: _sha([seed, "labels", at]))
-    donors = [examples[at] for at in order]
-    return [
-        replace(example, messages=(*example.messages[:-1], donor.messages[-1]), expected=donor.expected)
-        for example, donor in zip(examples, donors, strict=True)
-    ]
-
-
-def scrambled_answers(examples: Sequence[Example], seed: int) -> list[Example]:
-    """A negative control: the characters of each answer in a hashed order, so that none is JSON any more.
-
-    An adapter trained on these must be stopped by the live guard when it is forced live.
-    """
-    result = []
-    for at, example in enumerate(examples):
-        order = sorted(range(len(example.answer)), key=lambda place: _sha([seed, at, place]))
-        text = "".join(example.answer[place] for place in order)
-        wrong = Message("assistant", text if not text.startswith("{") else f"}}{text}")
-        result.append(replace(example, messages=(*example.messages[:-1], wrong), expected=None))
-    return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ from gaiad.curriculum import Json
 from gaiad.learner.dataset import Example, request_of
 
 _LONGEST_VERDICT = 24
-"""Characters; what is longer is no verdict but text."""
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +64,25 @@ def diversity(examples: Sequence[Example]) -> Diversity:
 
 
 def decided(example: Example) -> str | None:
-    """What the answer decides: the tool, the label, or the first of the expected fields or lines; None for prose."""
+    """What the answer decides: the tool, the label, the first line or a field of few values; None for prose."""
     expected = example.expected or {}
     for form in ("selected_tool", "label"):
         if form in expected:
             return str(expected[form])
-    for form in ("fields", "lines"):
-        wanted = expected.get(form)
-        if isinstance(wanted, dict) and wanted:
-            first = next(iter(wanted.values()))
-            # Numbers and free text are values, not decisions.
-            return str(first) if isinstance(first, str | bool) and len(str(first)) <= _LONGEST_VERDICT else None
+    fields, lines = expected.get("fields"), expected.get("lines")
+    if isinstance(fields, dict):
+        return next((str(value) for name, value in fields.items() if _has_few_values(example.schema, name)), None)
+    if isinstance(lines, dict) and lines:
+        first = str(next(iter(lines.values())))
+        # What is longer is no verdict but text.
+        return first if len(first) <= _LONGEST_VERDICT else None
     return None
+
+
+def _has_few_values(schema: Mapping[str, Json] | None, name: str) -> bool:
+    properties = (schema or {}).get("properties")
+    said = properties.get(name) if isinstance(properties, dict) else None
+    return isinstance(said, dict) and ("enum" in said or said.get("type") == "boolean")
 
 
 def by_source(examples: Iterable[Example]) -> dict[str, Diversity]:

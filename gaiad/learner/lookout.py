@@ -1,7 +1,7 @@
 """Is there something new to learn, and may a cycle start by itself? Remembers what was looked at and what failed.
 
 Reads curricula and corrections; `idle` decides whether. Knows a dataset's digest without building it again as long as
-neither curriculum nor corrections changed.
+curriculum, corrections and the files of all material are what they were.
 """
 
 from __future__ import annotations
@@ -54,18 +54,19 @@ class Lookout:
         A curriculum that cannot be used is passed over, and `trouble` says why.
         """
         troubles = []
+        material = await asyncio.to_thread(self._steps.material)
         for folder in await asyncio.to_thread(catalogue.curriculum_folders, self._steps.curricula()):
             try:
-                await self._look_at(folder)
+                await self._look_at(folder, material)
             except GaiadError as error:
                 troubles.append(str(error))
                 self.news.pop(AdapterName(folder.name), None)
         self._troubles = troubles
 
-    async def _look_at(self, folder: Path) -> None:
+    async def _look_at(self, folder: Path, material: str) -> None:
         curriculum = await asyncio.to_thread(catalogue.load_curriculum, folder, self._learning.profile)
         corrections = await self._steps.corrections(curriculum)
-        digest = self._digests.get(_signature(curriculum, corrections))
+        digest = self._digests.get(_signature(curriculum, corrections, material))
         learned = await self._cycles.finished_digests(curriculum.adapter)
         self.news[curriculum.adapter] = None if digest is None else digest not in learned
 
@@ -103,9 +104,11 @@ class Lookout:
             return None
         return "; ".join(dict.fromkeys([*reasons, *self._troubles])) or None
 
-    def remember(self, curriculum: Curriculum, corrections: Sequence[CorrectedExchange], digest: str) -> None:
+    def remember(
+        self, curriculum: Curriculum, corrections: Sequence[CorrectedExchange], material: str, digest: str
+    ) -> None:
         """Take down which dataset these inputs gave."""
-        self._digests[_signature(curriculum, corrections)] = digest
+        self._digests[_signature(curriculum, corrections, material)] = digest
 
     def note_failure(self, adapter: AdapterName, reason: str, now: float) -> None:
         """Take down a cycle that failed or was cancelled, so that the next one waits longer each time."""
@@ -117,6 +120,6 @@ class Lookout:
         self._setbacks.pop(adapter, None)
 
 
-def _signature(curriculum: Curriculum, corrections: Sequence[CorrectedExchange]) -> str:
+def _signature(curriculum: Curriculum, corrections: Sequence[CorrectedExchange], material: str) -> str:
     rows = [[one.exchange_id, one.correction] for one in corrections]
-    return hashlib.sha256(json.dumps([curriculum.digest, sorted(rows)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([curriculum.digest, material, sorted(rows)]).encode()).hexdigest()

@@ -365,7 +365,7 @@ class LearnerLoop:
     async def _answer_start(self, attempt: Attempt) -> None:
         """Once frozen: tell whoever asked for a cycle whether it goes on."""
         if attempt.dataset is not None and attempt.curriculum is not None and attempt.order.kind is Kind.TRAIN:
-            self._lookout.remember(attempt.curriculum, attempt.corrections, attempt.dataset.digest)
+            self._lookout.remember(attempt.curriculum, attempt.corrections, attempt.material, attempt.dataset.digest)
         if attempt.order.kind is Kind.IMPORT:
             return
         if attempt.state.phase is not Phase.DONE:

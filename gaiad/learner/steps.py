@@ -34,6 +34,7 @@ from gaiad.learner.protocol import Job, Progress, Result
 from gaiad.learner.runner import TRAINER, Run
 from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.exchanges import CorrectedExchange, shaping_fields
+from gaiad.learner.sources.material import signature
 from gaiad.registry import Registry
 
 STOP_GRACE_S = 10.0
@@ -141,6 +142,8 @@ class Steps:
                 hint="raise engine.max_lora_rank and start gaiad again",
             )
         corrections = attempt.corrections = await self.corrections(curriculum)
+        # Before it is read: what changes meanwhile is found at the next look.
+        attempt.material = await asyncio.to_thread(self.material)
         dataset, folder = await asyncio.to_thread(self._gathered, curriculum, corrections)
         attempt.dataset, attempt.dataset_folder = dataset, folder
         learned = await self._cycles.finished_digests(order.adapter)
@@ -155,9 +158,15 @@ class Steps:
         own = self._config.learning.curricula
         return Path(own) if own else catalogue.shipped_curricula()
 
+    def material(self) -> str:
+        """A digest of what the curricula's and the owner's files look like from outside (blocking)."""
+        learning = self._config.learning
+        return signature((str(self.curricula()), *learning.documents, *learning.registries))
+
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
-        """What users corrected at the curriculum's stages and let be learned from."""
-        rows = await self._conversations.feedback.corrected(curriculum.stages)
+        """What users corrected or approved of at the curriculum's stages and let be learned from."""
+        feedback = self._conversations.feedback
+        rows = [*await feedback.corrected(curriculum.stages), *await feedback.approved(curriculum.stages)]
         return [CorrectedExchange(**row, shaped_by=await self._shaped_by(row["exchange_id"])) for row in rows]
 
     async def _shaped_by(self, exchange_id: str) -> tuple[str, ...]:
@@ -168,7 +177,14 @@ class Steps:
         return self._shapes[exchange_id]
 
     def _gathered(self, curriculum: Curriculum, corrections: list[CorrectedExchange]) -> tuple[Dataset, Path]:
-        dataset = catalogue.gather(curriculum, self.curricula() / curriculum.adapter, corrections)
+        learning = self._config.learning
+        dataset = catalogue.gather(
+            curriculum,
+            self.curricula() / curriculum.adapter,
+            corrections,
+            documents=[Path(one) for one in learning.documents],
+            registries=learning.registries,
+        )
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 
     def _bring(self, attempt: Attempt) -> str:

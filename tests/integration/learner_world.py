@@ -7,12 +7,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gaiad.adapter import AdapterName, VersionName
-from gaiad.config import Config, parse_config
+from gaiad.config import Config, StoreConfig, parse_config
 from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
@@ -206,10 +206,15 @@ def right_answers(curricula: Path | None = None) -> dict[str, str]:
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, clock: Callable[[], float] = time.time, max_rank: int = 16, **learning: Any
+    folder: Path,
+    *,
+    clock: Callable[[], float] = time.time,
+    max_rank: int = 16,
+    store: StoreConfig | None = None,
+    **learning: Any,
 ) -> AsyncIterator[World]:
     """A booted, running loop; ended and closed with the block."""
-    config = settings(folder, **learning)
+    config = replace(settings(folder, **learning), store=store or StoreConfig())
     database = await Database.open(config)
     engine, gpu = TinyEngine(right_answers()), TinyGpu()
     registry, cycles, conversations = (

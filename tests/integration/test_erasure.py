@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gaiad.adapter import VersionName
+from gaiad.config import StoreConfig
 from gaiad.eraser import Eraser
 from gaiad.erasure import Kind, Phase, Selector
 from gaiad.erasures import Erasure, Erasures
@@ -83,11 +84,14 @@ def another_place(folder: Path) -> Path:
     return made
 
 
-async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_others(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
+async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_others(
+    tmp_path: Path, store_at: StoreConfig, on_disk: Callable[[], bytes]
+) -> None:
+    async with world(tmp_path, store=store_at) as w:
         first, second, third = await three_versions(w)
         # The search finds what is there before, so that finding nothing afterwards means something.
         assert files_with(tmp_path, b"zyrcanary")
+        assert b"zyrcanary" in on_disk()
         path = w.registry.versions()[2].path
         report = await erased(w)
         assert report["signed_off"] is True, report
@@ -96,10 +100,13 @@ async def test_an_erasure_reaches_rows_files_and_the_right_versions_and_no_other
         assert w.active == second
         assert report["exchange_ids"] == ["ada1"]
         assert files_with(tmp_path, b"zyrcanary") == []
+        assert b"zyrcanary" not in on_disk()
+        # A server has places of its own, which the report has to name.
+        assert bool(report["beyond"]) is bool(store_at.url)
         assert not (path / WEIGHTS).exists()
         assert third not in w.engine.adapters
         # What others said is untouched, and the bare row stays.
-        assert files_with(tmp_path, b"grey tram")
+        assert b"grey tram" in on_disk()
         kept = await w.conversations.exchange("ada1")
         assert kept is not None
         assert (kept["decision"], kept["request"], kept["user"]) == ("erased", None, None)
@@ -185,8 +192,10 @@ class Dying(Erasures):
 
 
 @pytest.mark.parametrize("after", range(7))
-async def test_an_erasure_cut_off_anywhere_is_gone_on_with_by_the_next_daemon(tmp_path: Path, after: int) -> None:
-    async with world(tmp_path) as w:
+async def test_an_erasure_cut_off_anywhere_is_gone_on_with_by_the_next_daemon(
+    tmp_path: Path, store_at: StoreConfig, on_disk: Callable[[], bytes], after: int
+) -> None:
+    async with world(tmp_path, store=store_at) as w:
         first, second, third = await three_versions(w)
         async with running(an_eraser(w, Dying(w, after))) as dying:
             assert isinstance(await dying.erase(ADA, "test"), Refuse)
@@ -205,6 +214,7 @@ async def test_an_erasure_cut_off_anywhere_is_gone_on_with_by_the_next_daemon(tm
         assert [len(report[what]) for what in ("datasets", "runs", "weights")] == [1, 1, 1]
         assert stages(w) == {first: "retired", second: "active", third: "quarantined"}
         assert files_with(tmp_path, b"zyrcanary") == []
+        assert b"zyrcanary" not in on_disk()
 
 
 def a_record(name: str, user: str, *, started: float) -> ExchangeRecord:
@@ -244,8 +254,8 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["conversation", "exchange"])
-async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, kind: str) -> None:
-    async with world(tmp_path) as w:
+async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, store_at: StoreConfig, kind: str) -> None:
+    async with world(tmp_path, store=store_at) as w:
         await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
         kept = [a_record("r1", "ada", started=2.0), a_record("r2", "ada", started=2.0)]
         await w.conversations.keep([in_conversation(kept[0], "c1"), in_conversation(kept[1], "c2")])

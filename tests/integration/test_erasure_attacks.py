@@ -70,7 +70,7 @@ async def test_copies_are_named_even_where_a_crash_came_first_and_the_bare_rows_
         assert await w.database.backup(tmp_path / "copy.db", 10.0) is None
         async with running(an_eraser(w, Dying(w, after=1))) as dying:
             assert isinstance(await dying.erase(ADA, "test"), Refuse)
-        await w.conversations.delete_old_metadata(1e12)
+        await w.conversations.delete_old_metadata(1e12, 1000)
         async with running(an_eraser(w)) as eraser:
             await gone_on_with_by_itself(Erasures(w.database))
             (listed,) = await eraser.listed()
@@ -182,7 +182,7 @@ async def test_a_bug_that_quotes_what_was_said_leaves_none_of_it_in_history_or_l
     async with world(tmp_path) as w:
         await corrected_exchange(w, "ada1", CANARY)
 
-        def broken(*given: Any) -> Any:
+        def broken(*given: Any, **more: Any) -> Any:
             raise KeyError(CANARY)
 
         monkeypatch.setattr(catalogue, "gather", broken)
@@ -304,7 +304,7 @@ async def test_while_the_engine_is_down_it_is_not_signed_off_however_often_it_is
 async def test_a_store_that_is_locked_is_said_so_and_nothing_is_half_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     async with world(tmp_path) as w:
         _, _, third = await three_versions(w)
         async with running(an_eraser(w)) as eraser:
@@ -329,7 +329,7 @@ async def gone_on_with_by_itself(erasures: Erasures) -> Erasure:
 async def test_while_somebody_reads_the_old_pages_it_waits_and_then_ends_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     monkeypatch.setattr("gaiad.eraser.RETRY_S", 0.1)
     async with world(tmp_path) as w:
         await corrected_exchange(w, "ada1", CANARY)

@@ -65,12 +65,12 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
     """The learner's datasets are gathered once the second is set; the first tells that it waits for that."""
     waits, opened, gather = threading.Event(), threading.Event(), catalogue.gather
 
-    def gated(*given: Any) -> Any:
+    def gated(*given: Any, **more: Any) -> Any:
         # The tests' own calls are made in the loop's thread.
         if threading.current_thread() is not threading.main_thread():
             waits.set()
             opened.wait(20)
-        return gather(*given)
+        return gather(*given, **more)
 
     monkeypatch.setattr(catalogue, "gather", gated)
     return waits, opened

@@ -39,6 +39,18 @@ async def test_a_quiet_engine_starts_one_cycle_by_itself_and_then_says_that_noth
         assert [row.verdict for row in rows] == ["promoted"]
 
 
+async def test_a_change_in_the_owners_material_may_be_something_new(tmp_path: Path) -> None:
+    async with world(tmp_path, registries=["tools.json"]) as w:
+        await w.train()
+        lookout = w.loop._lookout
+        await lookout.look()
+        assert lookout.news[ARCHITECT] is False
+        (tmp_path / "tools.json").write_text("[]", "utf-8")
+        await lookout.look()
+        # Only building it could tell.
+        assert lookout.news[ARCHITECT] is None
+
+
 async def test_after_a_failure_the_next_try_waits(tmp_path: Path) -> None:
     clock = Clock()
     async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:

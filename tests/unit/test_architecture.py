@@ -25,15 +25,15 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        card_page consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view
-        report retention rollout signals
+        card_page consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules
+        redact_view report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
-        learner.cycle learner.datacard learner.dataset learner.diversity learner.gate learner.packing
-        learner.exams.answers learner.exams.kinds
-        learner.exams.score
-        learner.exams.tool_choice
-        learner.sources.requests learner.sources.tool_prompt
+        learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
+        learner.example learner.gate learner.likeness learner.packing learner.shares
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
+        learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
+        learner.sources.passages learner.sources.persona learner.sources.requests learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
@@ -42,11 +42,12 @@ LAYERS: dict[int, str] = {
     """,
     WORLD: """
         aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs
-        migrations migrations.env migrations.versions notify redact_file registry tables
+        migrations migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.exchanges learner.sources.source learner.sources.tool_registry
+        learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
+        learner.sources.material learner.sources.source learner.sources.tool_registry learner.sources.voice
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,

@@ -117,6 +117,8 @@ def keys() -> Iterator[tuple[str, str, object]]:
         ("[proxy]\nhold_s = inf", "proxy.hold_s", "finite"),
         ('[engine]\nurl = "http://[::1"', "engine.url", "http://HOST:PORT"),
         ('[engine]\nurl = "http://127.0.0.1:99999"', "engine.url", "http://HOST:PORT"),
+        ('[learning]\ndocuments = [" "]', "learning.documents", "' '"),
+        ("[learning]\nregistries = 'tools.json'", "learning.registries", "a list of strings"),
         ('[stages]\n"a\\nb" = "gaia-voice"', "stages", "letters, digits"),
     ],
 )
@@ -157,7 +159,8 @@ def test_paths_count_from_the_settings_file_and_urls_lose_their_slash() -> None:
     config = parse(
         'state_dir = "var"\ncontrol_socket = "run/c.sock"\n'
         '[engine]\nbase_model = "models/base"\napi_key_file = "key"\nurl = "http://localhost:1/"\n'
-        '[learning]\ncurricula = "own"\n'
+        '[learning]\ncurricula = "own"\ndocuments = ["notes", "/srv/more.md"]\n'
+        'registries = ["tools.json", "gaia_common.utils.tools_registry:TOOLS"]\n'
     )
     assert config.state_dir == HERE / "var"
     assert config.control_socket == HERE / "run/c.sock"
@@ -165,6 +168,8 @@ def test_paths_count_from_the_settings_file_and_urls_lose_their_slash() -> None:
     assert config.engine.api_key_file == "/etc/gaiad/key"
     assert config.engine.url == "http://localhost:1"
     assert config.learning.curricula == "/etc/gaiad/own"
+    assert config.learning.documents == ("/etc/gaiad/notes", "/srv/more.md")
+    assert config.learning.registries == ("/etc/gaiad/tools.json", "gaia_common.utils.tools_registry:TOOLS")
     assert config.adapters_dir == HERE / "var/adapters"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from gaiad import tables
 from gaiad.adapter import Arm
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.cycles import CycleRow, Cycles
 from gaiad.db import Database
@@ -26,13 +26,14 @@ from gaiad.exchange import ExchangeRecord, Judgement
 SECRET = "the-attic-key-is-under-the-mat"
 
 
-def config_at(path: Path, header_may_grant: bool = False) -> Config:
-    return Config(path, path / "control.sock", consent=ConsentConfig(header_may_grant=header_may_grant))
+def config_at(path: Path, store: StoreConfig, header_may_grant: bool = False) -> Config:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    return Config(path, path / "control.sock", consent=consent, store=store)
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(config_at(tmp_path))
+async def db(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Database]:
+    database = await Database.open(config_at(tmp_path, store_at))
     yield database
     await database.close()
 
@@ -62,16 +63,12 @@ def record(request_id: str, *purposes: str, user: str | None = "ana", at: float 
     return ExchangeRecord(request_id=request_id, at=at, user=user, purposes=frozenset(purposes), **{**fields, **more})
 
 
-def bytes_on_disk(database: Database) -> bytes:
-    return b"".join(path.read_bytes() for path in database.path.parent.glob("gaiad.db*"))
-
-
 async def corrected_ids(conversations: Conversations) -> list[str]:
     return [row["exchange_id"] for row in await conversations.feedback.corrected(["tool_selection"])]
 
 
 async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_disk(
-    db: Database, conversations: Conversations
+    conversations: Conversations, on_disk: Callable[[], bytes]
 ) -> None:
     careless = record("r1", user="mallory-the-user", conversation="conversation-77")
     nobody = record("r2", "log", user=None, conversation="conversation-77")
@@ -83,12 +80,14 @@ async def test_without_a_purpose_not_a_byte_of_content_or_identity_reaches_the_d
         assert (row["status"], row["prompt_tokens"], row["valid"], row["durable"]) == (200, 7, True, True)
         assert [row[key] for key in ("user", "conversation", "request", "response")] == [None] * 4
         assert row["purposes"] == []
-    on_disk = bytes_on_disk(db)
+    raw = on_disk()
     for text in (SECRET, "mallory-the-user", "conversation-77"):
-        assert text.encode() not in on_disk
+        assert text.encode() not in raw
 
 
-async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: Conversations) -> None:
+async def test_a_consented_exchange_comes_back_whole_and_durable(
+    conversations: Conversations, on_disk: Callable[[], bytes]
+) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     await conversations.keep([record("r1", *conversations.grants.purposes_for("ana"))])
     row = await conversations.exchange("r1")
@@ -96,6 +95,7 @@ async def test_a_consented_exchange_comes_back_whole_and_durable(conversations: 
     assert (row["user"], row["conversation"], row["purposes"]) == ("ana", "c1", ["log", "train"])
     assert row["request"] == {"messages": [{"role": "user", "content": SECRET}]}
     assert row["durable"] is True
+    assert SECRET.encode() in on_disk()
     assert await conversations.exchange("nothing") is None
 
 
@@ -192,7 +192,7 @@ async def test_names_that_the_file_cannot_hold_cost_no_record(conversations: Con
     assert first is not None
     assert second is not None
     assert (first["decision"], first["user"], first["request"]) == ("not_kept", None, None)
-    assert (second["decision"], second["user"], second["conversation"]) == ("kept", "ana", None)
+    assert (second["decision"], second["user"], second["conversation"]) == ("not_kept", None, None)
 
 
 async def test_the_same_record_twice_is_kept_once(conversations: Conversations) -> None:
@@ -202,6 +202,7 @@ async def test_the_same_record_twice_is_kept_once(conversations: Conversations) 
 
 
 async def test_the_list_is_newest_first_without_content_and_by_user_where_named(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 0.5)
     await conversations.keep(
         [record("r1", "log", at=1.0), record("r2", at=2.0), record("r3", "log", user="ben", at=3.0)]
     )
@@ -215,9 +216,30 @@ async def test_the_list_is_newest_first_without_content_and_by_user_where_named(
     assert await conversations.exchanges(-5) == []
 
 
+@pytest.mark.parametrize(("most", "sorts"), [(2, False), (4, True)], ids=["many", "few"])
+async def test_the_newest_of_a_user_are_found_without_sorting_many(
+    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch, most: int, sorts: bool
+) -> None:
+    monkeypatch.setattr("gaiad.conversations._SORTED_AT_MOST", most)
+    users = ("ana", "ben", "ana", "ana", "ana", "ben")
+    await conversations.keep([record(f"r{n}", "log", user=user, at=float(n)) for n, user in enumerate(users)])
+    await conversations.keep([record("bare", at=9.0)])
+    asked: list[tuple[Any, ...]] = []
+    sa.event.listen(db.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    found = [row["request_id"] for row in await conversations.exchanges(3, user="ana")]
+    assert found == ["r4", "r3", "r2"]
+    ((text, values),) = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
+    async with db.read() as connection:
+        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+    assert ("contents_by_user" in str(plan)) is sorts
+    assert ("exchanges_by_time" in str(plan)) is not sorts
+    assert await conversations.exchanges(3, user=" ") == []
+
+
 async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attach_it_to(
     conversations: Conversations,
 ) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
     await conversations.keep([record("kept", "log"), record("unkept")])
     unknown = await conversations.feedback.add("none", Judgement("good"), 1.0)
     assert await conversations.feedback.add("\ud800", Judgement("good"), 1.0) == unknown
@@ -276,6 +298,7 @@ async def test_only_what_train_covered_then_and_covers_now_may_be_learned_from(c
             "conversation": "c1",
             "reply": SECRET,
             "began": 2.0,
+            "approved": False,
         }
     ]
     await conversations.grants.append("ana", "log", "revoke", "test", 9.0)
@@ -293,10 +316,10 @@ async def test_the_newest_feedback_is_the_correction(conversations: Conversation
 
 
 async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_headers_may_not_grant(
-    tmp_path: Path,
+    tmp_path: Path, store_at: StoreConfig
 ) -> None:
     for header_may_grant, expected in ((True, ["r1"]), (False, []), (True, ["r1"])):
-        database = await Database.open(config_at(tmp_path, header_may_grant))
+        database = await Database.open(config_at(tmp_path, store_at, header_may_grant))
         conversations = Conversations(database)
         await conversations.load()
         assert bool(conversations.grants.purposes_for("dana", "train")) is header_may_grant
@@ -304,7 +327,7 @@ async def test_what_a_header_granted_may_be_learned_from_until_it_is_revoked_or_
         await conversations.feedback.add("r1", Judgement("bad", "right"), 2.0)
         assert await corrected_ids(conversations) == expected
         await database.close()
-    database = await Database.open(config_at(tmp_path, header_may_grant=True))
+    database = await Database.open(config_at(tmp_path, store_at, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
     await conversations.grants.append("dana", "train", "revoke", "test", 3.0)
@@ -317,25 +340,33 @@ async def test_only_old_rows_without_content_are_deleted(conversations: Conversa
     await conversations.keep(
         [record("old", at=1.0), record("old-kept", "log", at=1.0), record("new", at=10.0), record("edge", at=5.0)]
     )
-    assert await conversations.delete_old_metadata(5.0) == 1
+    assert await conversations.delete_old_metadata(5.0, 10) == 1
     assert {row["request_id"] for row in await conversations.exchanges(10)} == {"old-kept", "new", "edge"}
 
 
-async def test_many_old_rows_are_deleted_some_at_a_time(
-    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gaiad.conversations._DELETED_AT_ONCE", 2)
+async def test_of_many_old_rows_no_more_go_at_once_than_asked_for(conversations: Conversations) -> None:
     await conversations.keep([record(f"old{number}", at=1.0) for number in range(5)])
-    commits: list[object] = []
-    sa.event.listen(db.engine.sync_engine, "commit", commits.append)
-    assert await conversations.delete_old_metadata(5.0) == 5
-    assert (len(commits), await conversations.exchanges(10)) == (3, [])
+    assert [await conversations.delete_old_metadata(5.0, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert await conversations.exchanges(10) == []
+
+
+async def test_the_size_of_an_exchange_counts_the_bytes_of_its_feedback(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
+    await conversations.keep([record("r1", "log"), record("r2", "log")])
+    (_, before), _ = await conversations.held(None, 10)
+    for given in (Judgement("bad", "snö" * 1000, note="☃" * 10), Judgement("bad", "x"), Judgement("good")):
+        assert await conversations.feedback.add("r1", given, 101.0) is None
+    found, _ = await conversations.held(None, 10)
+    sizes = {held.request_id: held.size for held in found}
+    assert sizes == {"r1": before.size + 4000 + 30 + 1, "r2": before.size}
 
 
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
-    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 20)
+    db = await Database.open(config_at(tmp_path, StoreConfig()))
+    conversations = Conversations(db)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 20)
     await db.engine.dispose()
     other = sqlite3.connect(db.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -344,6 +375,7 @@ async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(
     other.execute("ROLLBACK")
     other.close()
     assert await conversations.exchanges(10) == []
+    await db.close()
 
 
 async def test_a_cycle_is_one_row_whose_dataset_counts_as_learned_once_it_gave_an_answer(db: Database) -> None:
@@ -367,8 +399,10 @@ async def test_a_cycle_is_one_row_whose_dataset_counts_as_learned_once_it_gave_a
 
 
 @pytest.mark.parametrize("user", ["x" * 201, "a\0b", "\ud800", "  "])
-async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(tmp_path: Path, user: str) -> None:
-    database = await Database.open(config_at(tmp_path, header_may_grant=True))
+async def test_nothing_is_kept_of_a_name_that_could_not_revoke_it(
+    tmp_path: Path, store_at: StoreConfig, user: str
+) -> None:
+    database = await Database.open(config_at(tmp_path, store_at, header_may_grant=True))
     conversations = Conversations(database)
     await conversations.load()
     assert conversations.grants.purposes_for(user, "train") == frozenset()
@@ -391,7 +425,7 @@ async def test_blanks_around_a_name_make_no_other_person(conversations: Conversa
 
 
 async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor_in_feedback(
-    tmp_path: Path, conversations: Conversations
+    conversations: Conversations, on_disk: Callable[[], bytes]
 ) -> None:
     await conversations.grants.append("ana", "train", "grant", "test", 1.0)
     arguments = '{"to": "anna.berg\\u0040mail.example", "password": "Tr0ub4dor-3"}'
@@ -404,7 +438,7 @@ async def test_secrets_and_addresses_reach_the_disk_neither_in_what_was_said_nor
     assert await conversations.feedback.add("r1", said, 2.0) is None
     found = await conversations.exchange("r1")
     assert found is not None
-    raw = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())  # noqa: ASYNC240
+    raw = on_disk()
     for secret in (b"anna.berg", b"Tr0ub4dor-3", b"203.0.113.77"):
         assert secret not in raw
     mails = set(re.findall(r"\[EMAIL_[a-z]{6}\]", json.dumps(found)))

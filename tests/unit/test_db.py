@@ -1,4 +1,4 @@
-"""The database file and the lock on its directory, with real files and real second processes."""
+"""The database, its file and the lock on its directory, with real files and real second processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import sqlalchemy as sa
 
 from gaiad.config import Config, StoreConfig
 from gaiad.copies import copy_database
-from gaiad.db import APPLICATION_ID, Database, lock_state_dir
+from gaiad.db import Database, lock_state_dir
 from gaiad.errors import Refuse, StoreError
+from gaiad.sqlite_file import APPLICATION_ID
 from gaiad.tables import backups, cycles, exchange_contents, metadata
 
 
@@ -43,8 +44,8 @@ def end(child: subprocess.Popen[str]) -> None:
     child.communicate()
 
 
-async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    database = await Database.open(config_at(tmp_path))
+async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path, store_at: StoreConfig) -> None:
+    database = await Database.open(config_at(tmp_path, store_at.url))
 
     def differences(connection: sa.Connection) -> list[object]:
         context = alembic.migration.MigrationContext.configure(connection)
@@ -80,9 +81,9 @@ async def test_the_file_and_its_directory_are_private(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "gaiad.db").stat().st_mode & 0o077 == 0
 
 
-async def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
+async def test_opening_again_keeps_what_is_there(tmp_path: Path, store_at: StoreConfig) -> None:
     for number in range(3):
-        database = await Database.open(config_at(tmp_path))
+        database = await Database.open(config_at(tmp_path, store_at.url))
         async with database.write() as connection:
             await connection.execute(
                 sa.text("INSERT INTO cycles (id, adapter, started, phase) VALUES (:id, 'a', 1, 'x')"),
@@ -101,9 +102,7 @@ async def test_a_store_url_may_name_another_file(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "gaiad.db").exists()
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql://me:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense:secret"]
-)
+@pytest.mark.parametrize("url", ["mysql://me:secret@host/db", "sqlite://", "sqlite:///:memory:", "nonsense:secret"])
 async def test_a_store_url_that_cannot_be_used_is_refused_without_repeating_a_password(
     tmp_path: Path, url: str
 ) -> None:
@@ -129,13 +128,13 @@ async def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, how: 
     assert os.listdir(tmp_path) == ["gaiad.db"]
 
 
-async def test_a_database_of_a_newer_gaiad_is_refused(tmp_path: Path) -> None:
-    database = await Database.open(config_at(tmp_path))
+async def test_a_database_of_a_newer_gaiad_is_refused(tmp_path: Path, store_at: StoreConfig) -> None:
+    database = await Database.open(config_at(tmp_path, store_at.url))
     async with database.write() as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     await database.close()
     with pytest.raises(StoreError, match="newer gaiad"):
-        await Database.open(config_at(tmp_path))
+        await Database.open(config_at(tmp_path, store_at.url))
 
 
 async def test_a_place_that_cannot_be_written_is_one_clear_sentence(tmp_path: Path) -> None:
@@ -146,8 +145,8 @@ async def test_a_place_that_cannot_be_written_is_one_clear_sentence(tmp_path: Pa
         lock_state_dir(tmp_path / "file" / "state")
 
 
-async def test_a_failed_block_leaves_nothing_behind(tmp_path: Path) -> None:
-    database = await Database.open(config_at(tmp_path))
+async def test_a_failed_block_leaves_nothing_behind(tmp_path: Path, store_at: StoreConfig) -> None:
+    database = await Database.open(config_at(tmp_path, store_at.url))
 
     async def write_and_fail() -> None:
         async with database.write() as connection:
@@ -164,7 +163,7 @@ async def test_a_failed_block_leaves_nothing_behind(tmp_path: Path) -> None:
 async def test_a_file_locked_by_another_program_is_a_store_error_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     database = await Database.open(config_at(tmp_path))
     other = start(
         """
@@ -264,8 +263,10 @@ async def test_an_acknowledged_write_survives_kill_9_and_the_next_start_opens_it
     assert found >= set(acknowledged)
 
 
-async def test_a_statement_that_fails_does_not_repeat_what_was_to_be_written(tmp_path: Path) -> None:
-    database = await Database.open(config_at(tmp_path))
+async def test_a_statement_that_fails_does_not_repeat_what_was_to_be_written(
+    tmp_path: Path, store_at: StoreConfig
+) -> None:
+    database = await Database.open(config_at(tmp_path, store_at.url))
     with pytest.raises(sa.exc.IntegrityError) as caught:
         async with database.write() as connection:
             await connection.execute(sa.insert(exchange_contents).values(request_id="r", user=None, request="the-key"))
@@ -335,7 +336,7 @@ async def test_scouring_leaves_no_byte_of_what_was_deleted_in_any_file_and_keeps
 async def test_scouring_says_so_where_others_stay_in_the_way_and_succeeds_once_they_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("gaiad.db.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("gaiad.sqlite_file.BUSY_TIMEOUT_MS", 50)
     database = await with_canaries(tmp_path)
     async with database.read() if kind == "read" else database.write() as connection:
         await connection.exec_driver_sql("SELECT count(*) FROM cycles")

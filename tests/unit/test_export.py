@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gaiad.cli.lines import FORMATS, line_of
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.consent import Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
@@ -142,8 +142,8 @@ def test_pictures_are_no_text() -> None:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def store(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     conversations = Conversations(database)
     await conversations.load()
     yield conversations
@@ -212,9 +212,11 @@ async def test_large_exchanges_come_in_small_pages(store: Conversations) -> None
     assert pages == [["r0", "r1"], ["r2", "r3"]]
 
 
-async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_headers_may_grant(tmp_path: Path) -> None:
+async def test_what_was_kept_by_a_grant_that_ended_is_not_exported_even_where_headers_may_grant(
+    tmp_path: Path, store_at: StoreConfig
+) -> None:
     consent = ConsentConfig(header_may_grant=True)
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent, store=store_at))
     now = [1000.0]
     store = Conversations(database, Grants(database, lambda: now[0]))
     await store.load()

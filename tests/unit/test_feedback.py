@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.config import Config, ConsentConfig
+from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import Refuse
@@ -19,8 +19,8 @@ from gaiad.feedback import answer_text
 
 
 @pytest.fixture
-async def conversations(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def conversations(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     store = Conversations(database)
     await store.load()
     await store.grants.append("ana", "train", "grant", "test", 1.0)
@@ -34,14 +34,14 @@ def said(content: object, **more: object) -> dict[str, object]:
 
 def record(request_id: str, response: dict[str, object] | None, **more: Any) -> ExchangeRecord:
     fields = {"stage": "intent", "stage_reason": "header", "status": 200, "started": 1.0, "total_ms": 1.0}
+    purposes = frozenset({"log", "train"})
     return ExchangeRecord(
         request_id=request_id,
         at=1.0,
         user="ana",
-        purposes=frozenset({"log", "train"}),
         request={"messages": [{"role": "user", "content": "well?"}]},
         response=response,
-        **{**fields, **more},
+        **{**fields, "purposes": purposes, **more},
     )
 
 
@@ -55,7 +55,20 @@ async def test_a_score_and_a_note_come_back_as_they_were_given(conversations: Co
     assert listed == {"verdict": "bad", "correction": False, "score": 0.25, "at": 2.0}
 
 
-@pytest.mark.parametrize("wrong", [{"score": 1.5}, {"score": float("nan")}, {"note": " "}, {"note": "n" * 4001}])
+async def test_what_is_said_again_in_the_same_words_is_there_once_and_other_words_count(
+    conversations: Conversations,
+) -> None:
+    await conversations.keep([record("r1", said("so"))])
+    for at, verdict in enumerate((Judgement("bad", "right"), Judgement("bad", "right"), Judgement("good")), 2):
+        assert await conversations.feedback.add("r1", verdict, float(at)) is None
+    assert await conversations.feedback.add("r1", Judgement("bad", "right"), 5.0) is None
+    row: Any = await conversations.exchange("r1")
+    assert [(one["verdict"], one["at"]) for one in row["feedback"]] == [("bad", 2.0), ("good", 4.0), ("bad", 5.0)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"score": 1.5}, {"score": float("nan")}, {"note": " "}, {"note": "n" * 4001}, {"note": "a\0b"}]
+)
 async def test_a_score_or_note_that_is_none_is_refused_and_leaves_nothing(
     conversations: Conversations, wrong: dict[str, Any]
 ) -> None:
@@ -86,12 +99,42 @@ async def test_the_reply_that_was_corrected_comes_along_where_it_is_a_whole_othe
     assert [row["reply"] for row in await conversations.feedback.corrected(["intent"])] == [reply]
 
 
+@pytest.mark.parametrize(
+    ("record", "judgements", "answers"),
+    [
+        (record("r", said(" Rain. ")), [Judgement("good")], [" Rain. "]),
+        (record("r", said("Rain.")), [Judgement("bad"), Judgement("good")], ["Rain."]),
+        (record("r", said("Rain.")), [Judgement("good"), Judgement("bad")], []),
+        (record("r", said("Rain.")), [Judgement("good", "Sun.")], []),
+        (record("r", said("Rain.")), [Judgement("fine")], []),
+        (record("r", said("Ra"), complete=False), [Judgement("good")], []),
+        (record("r", said("Ra"), finish_reason="length"), [Judgement("good")], []),
+        (record("r", said("Ra"), status=500), [Judgement("good")], []),
+        (record("r", said("Rain.", tool_calls=[{"id": "1"}])), [Judgement("good")], []),
+        (record("r", said("Rain."), purposes=frozenset({"log"})), [Judgement("good")], []),
+        (record("r", said("Rain."), stage="generation"), [Judgement("good")], []),
+    ],
+)
+async def test_a_whole_reply_that_its_user_calls_good_at_last_is_a_right_answer(
+    conversations: Conversations, record: ExchangeRecord, judgements: list[Judgement], answers: list[str]
+) -> None:
+    await conversations.keep([record])
+    for at, judgement in enumerate(judgements):
+        assert await conversations.feedback.add("r", judgement, 2.0 + at) is None
+    rows = await conversations.feedback.approved(["intent"])
+    assert [(row["correction"], row["reply"], row["approved"]) for row in rows] == [
+        (one, None, True) for one in answers
+    ]
+    await conversations.grants.append("ana", "train", "revoke", "test", 9.0)
+    assert await conversations.feedback.approved(["intent"]) == []
+
+
 @pytest.mark.parametrize("header_may_grant", [False, True])
 async def test_what_a_grant_for_a_time_let_be_kept_is_learned_from_no_longer_than_that(
-    tmp_path: Path, header_may_grant: bool
+    tmp_path: Path, store_at: StoreConfig, header_may_grant: bool
 ) -> None:
     consent = ConsentConfig(header_may_grant=header_may_grant)
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent, store=store_at))
     store = Conversations(database)
     await store.load()
     store.grants.clock = lambda: 1000.0
@@ -106,6 +149,34 @@ async def test_what_a_grant_for_a_time_let_be_kept_is_learned_from_no_longer_tha
     await store.feedback.add("r2", Judgement("bad", "right"), 1071.0)
     found = [row["exchange_id"] for row in await store.feedback.corrected(["intent"])]
     assert found == (["r2"] if header_may_grant else [])
+    await database.close()
+
+
+@pytest.mark.parametrize("header_may_grant", [False, True])
+async def test_feedback_is_taken_for_as_long_as_the_exchange_may_be_used_for_something(
+    tmp_path: Path, header_may_grant: bool
+) -> None:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    store = Conversations(database)
+    await store.load()
+    now = 1000.0
+    store.grants.clock = lambda: now
+    await store.grants.append("ana", "train", "grant", "test", now, expires_at=1060.0)
+    await store.keep([record("granted", said("so"), started=1010.0)])
+    assert await store.feedback.add("granted", Judgement("bad"), now) is None
+    now = 1060.0
+    await store.keep([record("by-header", said("so"), started=1070.0)])
+    refused = await store.feedback.add("granted", Judgement("bad", "right"), now)
+    assert isinstance(refused, Refuse)
+    assert refused.hint
+    assert (await store.feedback.add("by-header", Judgement("bad"), now) is None) is header_may_grant
+    # A new grant opens it again.
+    await store.grants.append("ana", "log", "grant", "test", now)
+    assert await store.feedback.add("granted", Judgement("good"), now) is None
+    kept = await store.exchange("granted")
+    assert kept is not None
+    assert [one["verdict"] for one in kept["feedback"]] == ["bad", "good"]  # type: ignore[index, union-attr, call-overload]
     await database.close()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.errors import StoreError
@@ -30,9 +30,10 @@ def record(request_id: str, **more: Any) -> ExchangeRecord:
 class MemoryStore:
     """A tiny real store: keeps ids in commits, fails as often as told, waits where told."""
 
-    def __init__(self, failures: int = 0, refuses: str = "") -> None:
+    def __init__(self, failures: int = 0, refuses: str = "", passes: bool = False) -> None:
         self.commits: list[list[str]] = []
         self.failures = failures
+        self.passes = passes
         self.refuses = refuses
         self.entered = asyncio.Event()
         self.open = asyncio.Event()
@@ -44,7 +45,7 @@ class MemoryStore:
         await self.open.wait()
         if self.failures:
             self.failures -= 1
-            raise StoreError("database is locked", hint="wait")
+            raise StoreError("database is locked", hint="wait", passes=self.passes)
         ids = [one.request_id for one in records]
         if self.refuses in ids:
             raise TypeError("not JSON")
@@ -69,8 +70,8 @@ async def running(recorder: Recorder) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def conversations(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def conversations(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     store = Conversations(database)
     await store.load()
     yield store
@@ -135,6 +136,62 @@ async def test_a_store_that_stays_unwritable_costs_the_batch_and_then_it_goes_on
         await recorder.flush()
         assert recorder.state == "ok"
     assert (store.ids, recorder.written, recorder.failed) == (["kept"], 1, 1)
+
+
+async def test_what_a_server_that_is_away_keeps_from_being_written_waits_in_order_until_it_is_back() -> None:
+    store = MemoryStore(failures=10**6, passes=True)
+    recorder = Recorder(store, 4, retry_delays_s=(0, 0), away_s=0)
+    assert [recorder.offer(record(f"r{number}")) for number in range(3)] == [True] * 3
+    async with running(recorder):
+        await recorder.flush()
+        assert (recorder.state, recorder.waiting, recorder.failed) == ("failing", 3, 0)
+        assert [recorder.offer(record(f"r{number}")) for number in (3, 4)] == [True, False]
+        assert recorder.dropped == 1
+        store.failures = 0
+        await recorder.flush()
+        assert recorder.state == "ok"
+    assert (store.ids, recorder.written, recorder.waiting) == (["r0", "r1", "r2", "r3"], 4, 0)
+
+
+async def test_it_is_called_failing_all_the_while_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    store = MemoryStore(failures=8, passes=True)
+    recorder = Recorder(store, 10, retry_delays_s=(0, 0), away_s=0)
+    recorder.offer(record("r1"))
+    states = []
+    async with running(recorder):
+        while recorder.waiting:
+            await asyncio.sleep(0)
+            states.append(recorder.state)
+    seen = [state for before, state in zip(["", *states], states, strict=False) if state != before]
+    assert seen == ["ok", "retrying", "failing", "ok"]
+    assert capsys.readouterr().out.count("exchanges_wait") == 1
+
+
+async def test_what_is_written_of_a_batch_before_the_server_went_away_is_neither_counted_nor_written_again() -> None:
+    class Leaving(MemoryStore):
+        """Goes away for a moment after the first commit."""
+
+        async def keep(self, records: Sequence[ExchangeRecord]) -> None:
+            await super().keep(records)
+            self.failures = int(len(self.commits) == 1)
+
+    store = Leaving(refuses="strange", passes=True)
+    recorder = Recorder(store, 8, retry_delays_s=(), away_s=0)
+    for name in ("r1", "r2", "strange", "r4"):
+        recorder.offer(record(name))
+    await recorder.flush()
+    assert (store.ids, recorder.written, recorder.waiting) == (["r1", "r2"], 2, 2)
+    await recorder.flush()
+    assert store.ids == ["r1", "r2", "r4"]
+    assert (recorder.written, recorder.failed, recorder.waiting) == (3, 1, 0)
+
+
+async def test_what_still_waits_at_the_end_is_counted_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder(MemoryStore(failures=10**6, passes=True), 4, retry_delays_s=())
+    recorder.offer(record("r1"))
+    await recorder.end()
+    assert (recorder.failed, recorder.waiting) == (1, 0)
+    assert "exchanges_not_recorded" in capsys.readouterr().out
 
 
 async def test_one_record_that_cannot_be_stored_does_not_cost_the_others() -> None:
@@ -285,7 +342,7 @@ async def test_offering_never_waits_for_a_locked_database(conversations: Convers
 
 WRITER = """
 import asyncio, itertools, pathlib, sys
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord

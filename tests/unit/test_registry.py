@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gaiad.adapter import AdapterName, VersionName, VersionStage
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.db import Database
 from gaiad.errors import AdapterError, StoreError
 from gaiad.registry import FALLEN, Registry
@@ -23,8 +23,8 @@ def name(number: int, adapter: AdapterName = ARCHITECT) -> VersionName:
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def db(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Database]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     yield database
     await database.close()
 

@@ -149,6 +149,7 @@ def test_both_locks_pin_the_same_versions_of_what_gaiad_is_written_for() -> None
     wanted = [
         *project["dependencies"],
         *project["optional-dependencies"]["train"],
+        *project["optional-dependencies"]["postgres"],
         *project["optional-dependencies"]["dev"],
     ]
     names = {re.split(r"[\[~<>=]", text)[0] for text in wanted} - {"torch"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gaiad.config import Config
+from gaiad.config import Config, StoreConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
 from gaiad.exchange import ExchangeRecord, Outcome
@@ -121,8 +121,8 @@ def test_samples_taken_at_once_were_not_asked_for_again() -> None:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Conversations]:
-    database = await Database.open(Config(tmp_path, tmp_path / "control.sock"))
+async def store(tmp_path: Path, store_at: StoreConfig) -> AsyncIterator[Conversations]:
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", store=store_at))
     conversations = Conversations(database)
     await conversations.load()
     await conversations.grants.append("ana", "log", "grant", "test", 1.0)

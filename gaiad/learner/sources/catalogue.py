@@ -19,20 +19,27 @@ from typing import cast
 
 import gaiad
 from gaiad.card_page import card_page
-from gaiad.curriculum import Curriculum, Json, parse_curriculum, profiles_of
+from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import tool_registry
-from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections
-from gaiad.learner.sources.source import Ground, Loader
+from gaiad.learner.sources import documents, judgement, tool_registry, voice
+from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
+from gaiad.learner.sources.source import Ground, Loader, Refused
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
 _SPEC = "curriculum.json"
-_SPLITS = ("train", "validation", "heldout")
-_LOADERS: dict[str, Loader] = {tool_registry.KIND: tool_registry.load_examples}
+_FILES = {"train": "train.jsonl", "validation": "validation.jsonl", "heldout": "held_out.jsonl"}
+"""Each split's file in a frozen dataset."""
+_SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
+_LOADERS: dict[str, Loader] = {
+    tool_registry.KIND: tool_registry.load_examples,
+    judgement.KIND: judgement.load_examples,
+    documents.KIND: documents.load_examples,
+    voice.KIND: voice.load_examples,
+}
 
 
 def shipped_curricula() -> Path:
@@ -86,29 +93,67 @@ def problems_in(folder: Path) -> list[str]:
     return [*problems]
 
 
-def gather(curriculum: Curriculum, folder: Path, corrections: Sequence[CorrectedExchange]) -> Dataset:
+def gather(
+    curriculum: Curriculum,
+    folder: Path,
+    corrections: Sequence[CorrectedExchange],
+    *,
+    documents: Sequence[Path] = (),
+    registries: Sequence[str] = (),
+) -> Dataset:
     """Read every source of `curriculum` and build its dataset, the corrections in train.
 
+    `documents` and `registries` are what the owner adds in the settings (see `Ground`).
+
     Raises:
-        CurriculumError: where material cannot be read.
+        CurriculumError: where material cannot be read, or a source gives nothing.
         DatasetError: where the dataset would be too small or would leak.
     """
-    examples: list[Example] = []
-    for source in curriculum.sources:
-        loader = _LOADERS.get(source.kind)
-        if loader is None:
-            known = ", ".join(sorted(_LOADERS))
-            raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
-        examples.extend(loader(source, Ground(curriculum, folder)).examples)
+    ground = Ground(curriculum, folder, tuple(documents), tuple(registries))
+    examples, refused = _sourced(ground)
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
     dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
     dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
     usable = _usable(curriculum, in_text, dropped)
-    dataset = build_dataset(curriculum, examples, usable)
+    most = int(curriculum.exchanges.max_share * curriculum.split.train)
+    taken = chosen(usable, plain, curriculum.exchanges, most=most)
+    dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
+    dataset = build_dataset(curriculum, examples, taken)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
-    return replace(dataset, card={**dataset.card, "dropped": counts, **datacard.described(dataset)})
+    shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
+    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
+    return replace(dataset, card={**card, **datacard.described(dataset)})
+
+
+def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
+    """The examples of all sources, each under its source's name, and what of the material was refused."""
+    examples: list[Example] = []
+    refused: list[Refused] = []
+    for source in ground.curriculum.sources:
+        loader = _LOADERS.get(source.kind)
+        if loader is None:
+            known = ", ".join(sorted(_LOADERS))
+            raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
+        found = loader(source, ground)
+        refused.extend(found.refused)
+        examples.extend(
+            one if one.source == source.name else replace(one, source=source.name) for one in found.examples
+        )
+        if not found.examples and (found.refused or not source.optional):
+            raise _gives_nothing(source, found.refused)
+    return examples, refused
+
+
+def _gives_nothing(source: SourceSpec, refused: Sequence[Refused]) -> CurriculumError:
+    told = [f"{one.origin}: {one.reason}" for one in refused[:_TOLD_REFUSALS]]
+    more = [f"and {len(refused) - len(told)} more"] if len(refused) > len(told) else []
+    reasons = f" ({'; '.join([*told, *more])})" if told else ""
+    return CurriculumError(
+        f"the source {source.name!r} gives no example{reasons}",
+        hint="mend the material it reads, take it out of the settings, or take the source out of the curriculum",
+    )
 
 
 def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counter[str]) -> list[Example]:
@@ -137,9 +182,9 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
     datasets_dir.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
     try:
-        for name in _SPLITS:
+        for name, file in _FILES.items():
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
-            _write(staging / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+            _write(staging / file, "".join(f"{line}\n" for line in lines))
         _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
         _write(staging / "card.html", card_page(dataset.card))
         staging.rename(target)
@@ -163,7 +208,7 @@ def load_frozen(path: Path) -> Dataset:
         DatasetError: where a file is missing or was changed since.
     """
     try:
-        splits = {name: _examples(path / f"{name}.jsonl") for name in _SPLITS}
+        splits = {name: _examples(path / file) for name, file in _FILES.items()}
         card = cast("Mapping[str, Json]", json.loads((path / "card.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read the dataset {path}: {error}", hint="remove it; it is rebuilt") from error

@@ -21,7 +21,8 @@ def upgrade() -> None:
     _create_contents()
     _create_versions()
     _create_cycles()
-    op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def downgrade() -> None:
@@ -117,8 +118,14 @@ def _create_versions() -> None:
         sa.Column("last_event", sa.Integer, nullable=False),
     )
     op.create_index("versions_by_number", "adapter_versions", ["adapter", "number"], unique=True)
+    is_active = sa.text("stage = 'active'")
     op.create_index(
-        "one_active_version", "adapter_versions", ["adapter"], unique=True, sqlite_where=sa.text("stage = 'active'")
+        "one_active_version",
+        "adapter_versions",
+        ["adapter"],
+        unique=True,
+        sqlite_where=is_active,
+        postgresql_where=is_active,
     )
     op.create_table(
         "adapter_events",

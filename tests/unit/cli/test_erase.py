@@ -11,6 +11,7 @@ def test_copies_and_damaged_stores_that_may_still_hold_it_are_named() -> None:
         "versions": [{"version": "a@v3", "adapter": "a", "now_serves": None}],
         "backups": [{"path": "/b/one.db", "at": 1.0, "there": True}, {"path": "/b/two.db", "at": 2.0, "there": False}],
         "unread": ["/state/gaiad.db.damaged-1"],
+        "beyond": ["the server's own log"],
         "checks": {"rows": 0, "unread": 1},
         "signed_off": False,
     }
@@ -20,5 +21,6 @@ def test_copies_and_damaged_stores_that_may_still_hold_it_are_named() -> None:
     assert "/b/one.db\n" in told
     assert "/b/two.db (not there any more)" in told
     assert "could not be looked through: /state/gaiad.db.damaged-1" in told
+    assert "bytes of it may still be in the server's own log" in told
     assert "NOT clean: {'rows': 0, 'unread': 1}" in told
     assert "NOT clean" not in "\n".join(_lines(report, done=False))

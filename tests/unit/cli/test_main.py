@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gaiad.cli.config import read_settings
 from gaiad.cli.main import build_parser, main
 from gaiad.cli.output import DONE, FAILED, NO_DAEMON, USAGE
 
@@ -66,6 +67,22 @@ def test_config_check_accepts_a_good_file_and_shows_the_whole_tree(
     path.write_text('state_dir = "var"\n[engine]\nmode = "external"\n[learning]\nenabled = false\n')
     assert main(["config", "check", str(path), "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["state_dir"] == str(tmp_path / "var")
+
+
+@pytest.mark.parametrize("password", ["sesame", "ses@me/?#"])
+def test_config_check_shows_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str], password: str) -> None:
+    path = tmp_path / "gaiad.toml"
+    path.write_text(f'[store]\nurl = "postgresql+asyncpg://gaiad:{password}@db.lan/gaiad?ssl=require"\n')
+    assert main(["config", "check", str(path), "--json"]) == DONE
+    shown = capsys.readouterr().out
+    assert json.loads(shown)["store"]["url"] == "postgresql+asyncpg://db.lan/gaiad"
+    assert "ses" not in shown
+    assert password not in repr(read_settings(path))
+    path.write_text(f'[store]\nurl = ["postgresql+asyncpg://gaiad:{password}@db.lan/gaiad"]\n')
+    assert main(["config", "check", str(path)]) == FAILED
+    complaint = capsys.readouterr().err
+    assert "store.url must be a string" in complaint
+    assert "ses" not in complaint
 
 
 def test_the_command_line_starts_without_the_daemons_libraries() -> None:

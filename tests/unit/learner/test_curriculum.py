@@ -71,7 +71,7 @@ def test_all_problems_are_reported_at_once_with_their_paths() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        (("exam", "items"), 161, "exam.items: 161 is more than split.heldout = 160"),
+        (("exam", "items"), 261, "exam.items: 261 is more than split.heldout = 260"),
         (("gate", "min_items"), 200, "gate.min_items: 200 is more than exam.items"),
         (("minimum_examples",), 2000, "minimum_examples: 2000 is more than split.train"),
         (("training", "warmup_steps"), 200, "training.warmup_steps: 200 must be below max_steps"),
@@ -89,6 +89,44 @@ def test_contradictions_are_named(path: Any, value: Any, told: Any) -> None:
         part = part[key]
     part[path[-1]] = value
     assert told in refused(broken)
+
+
+def sources(*given: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"kind": "tool_registry", **one} for one in given]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sources": sources({}, {})}, "sources: 2 of them are called 'tool_registry'"),
+        ({"sources": sources({"target": 999})}, "sources: the targets are 999 together, and split.train = 1000"),
+        ({"sources": sources({"target": 600}, {"name": "b", "target": 600})}, "the targets are 1200 together"),
+        ({"replay_share": 0.1}, "replay_share: 0.1 of train, but no source is one of replay"),
+        (
+            {"replay_share": 0.1, "sources": sources({}, {"kind": "replay", "target": 80})},
+            "replay_share: that is 100 of 1000, and the targets of the replay sources are 80 together",
+        ),
+        ({"split": {"train": 1000, "validation": 48, "heldout": 160, "repeat": 0}}, "split.repeat: "),
+        ({"exchanges": {"max_share": 2}}, "exchanges.max_share: "),
+    ],
+)
+def test_sources_that_do_not_fit_the_train_split_are_named(changes: dict[str, Any], told: str) -> None:
+    assert told in refused({**spec(), **changes})
+
+
+def test_sources_may_have_targets_names_weights_and_a_replay_share() -> None:
+    given = sources(
+        {"target": 700},
+        {"name": "own", "target": 100, "weight": 2, "optional": True},
+        {"kind": "replay", "target": 80},
+        {"name": "rest"},
+    )
+    parsed = parse_curriculum(
+        json.dumps({**spec(), "sources": given, "replay_share": 0.08, "profiles": {"full": {}}}), "full"
+    )
+    assert [one.name for one in parsed.sources] == ["tool_registry", "own", "replay", "rest"]
+    assert (parsed.sources[1].weight, parsed.sources[1].optional) == (2, True)
+    assert (parsed.replay_share, parsed.exchanges.max_share, parsed.split.repeat) == (0.08, 0.5, 0.8)
 
 
 def test_a_mistake_in_another_profile_is_reported_too() -> None:

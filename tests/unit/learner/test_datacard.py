@@ -43,8 +43,9 @@ def test_balance_compares_the_commonest_with_the_rarest() -> None:
     [
         ({"selected_tool": "", "params": {}}, ""),
         ({"label": "chat"}, "chat"),
-        ({"fields": {"action": "HALT", "reason": "x"}}, "HALT"),
+        ({"fields": {"reason": "x", "action": "HALT"}}, "HALT"),
         ({"fields": {"approved": True}}, "True"),
+        ({"fields": {"reason": "x"}}, None),
         ({"fields": {"confidence": 0.4}}, None),
         ({"lines": {"EVAL": "a sentence that says a good deal more"}}, None),
         ({"contains": ["GAIA"]}, None),
@@ -52,7 +53,9 @@ def test_balance_compares_the_commonest_with_the_rarest() -> None:
     ],
 )
 def test_what_an_answer_decides(expected: dict[str, Json], said: str | None) -> None:
-    assert decided(replace(example("x"), expected=expected)) == said
+    few: dict[str, Json] = {"action": {"enum": ["HALT", "GO"]}, "approved": {"type": "boolean"}}
+    one = replace(example("x"), expected=expected, schema={"properties": {**few, "reason": {"type": "string"}}})
+    assert decided(one) == said
 
 
 def test_sources_are_measured_apart() -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaiad.adapter import AdapterName
-from gaiad.curriculum import Curriculum, ExamSpec, GateSpec, Json, LoraSpec, SplitSpec, TrainingSpec
+from gaiad.curriculum import Curriculum, ExamSpec, GateSpec, Json, LoraSpec, SourceSpec, SplitSpec, TrainingSpec
 from gaiad.errors import DatasetError
+from gaiad.learner.controls import scrambled_answers, shuffled_labels
 from gaiad.learner.dataset import (
     Dataset,
     Example,
@@ -22,9 +23,7 @@ from gaiad.learner.dataset import (
     leaks,
     masked,
     request_of,
-    scrambled_answers,
     shingles,
-    shuffled_labels,
 )
 from gaiad.learner.exams.score import parsed_object
 
@@ -184,6 +183,58 @@ def test_too_few_examples_is_said_with_figures() -> None:
         build_dataset(curriculum(minimum=13), pool(), [])
 
 
+def test_nearly_repeated_requests_are_kept_once_anywhere_in_the_dataset() -> None:
+    long = "would you kindly bring me the big green umbrella from the dusty old hall cupboard upstairs"
+    twins = [example(f"{long} {end}", f"s{n % 3}/t{n}") for n, end in enumerate(("", "today", "soon", "please"))]
+    dataset = build_dataset(curriculum(), [*twins, *pool()], [])
+    assert dropped(dataset, "nearly repeated request") == 3
+    everything = [one for part in splits(dataset) for one in part]
+    assert len(leaks(everything, everything, 0.8)) == len(everything)
+    lax = replace(curriculum(), split=replace(curriculum().split, repeat=1.0))
+    assert dropped(build_dataset(lax, [*twins, *pool()], []), "nearly repeated request") == 0
+
+
+def sourced() -> tuple[Curriculum, list[Example]]:
+    """A curriculum of two sources, 9 and 3 of 12, and a pool in which they have 20 and 10."""
+    sources = (SourceSpec("made", name="a", target=9), SourceSpec("made", name="b", target=3, weight=2.5))
+    rows = [replace(one, source="b" if at % 3 == 0 else "a") for at, one in enumerate(pool())]
+    return replace(curriculum(), sources=sources), rows
+
+
+def test_each_source_gives_its_target_and_its_weight() -> None:
+    spec, rows = sourced()
+    dataset = build_dataset(spec, rows, [])
+    assert sorted((one.source, one.weight) for one in dataset.train) == [("a", 1.0)] * 9 + [("b", 2.5)] * 3
+    assert sorted(one.source for one in dataset.heldout) == ["a"] * 3 + ["b"]
+    shares = dataset.card["shares"]
+    assert isinstance(shares, dict)
+    assert shares["b"]["got"] == {"train": 3, "validation": 0, "heldout": 1}  # type: ignore[index,call-overload]
+
+
+def test_a_target_that_cannot_be_reached_names_the_source_with_got_and_wanted() -> None:
+    spec, rows = sourced()
+    fewer = [one for one in rows if one.source == "a"] + [one for one in rows if one.source == "b"][:2]
+    with pytest.raises(DatasetError, match=r"source 'b' gives \d of 3 for train.*\(2 distinct ones in all\)"):
+        build_dataset(spec, fewer, [])
+
+
+def test_heldout_holds_only_what_can_be_marked_and_enough_of_the_exams_stage() -> None:
+    spec, rows = sourced()
+    unmarked = [replace(one, expected=None) if one.source == "b" else one for one in rows]
+    assert {one.source for one in build_dataset(spec, unmarked, []).heldout} == {"a"}
+    with pytest.raises(DatasetError, match="0 of 4 for held-out have an expected answer"):
+        build_dataset(spec, [replace(one, expected=None) for one in rows], [])
+    elsewhere = [replace(one, stage="intent") for one in rows]
+    with pytest.raises(DatasetError, match="0 held-out examples of a are of the exam's stage 'tool_selection'"):
+        build_dataset(spec, elsewhere, [])
+
+
+def test_a_wrong_answer_is_shown_in_train_only() -> None:
+    dataset = build_dataset(curriculum(), [replace(one, rejected="no") for one in pool()], [])
+    assert {one.rejected for one in dataset.train} == {"no"}
+    assert {one.rejected for part in splits(dataset)[1:] for one in part} == {None}
+
+
 def test_corrections_go_to_train_only_and_their_ids_are_kept() -> None:
     rows = [correction("hoist the yellow flag", "e2"), correction("lower the blue anchor", "e1")]
     dataset = build_dataset(curriculum(), pool(), rows)
@@ -213,6 +264,16 @@ def test_latest_correction_of_a_request_counts_and_overrules_a_generated_answer(
     dataset = build_dataset(curriculum(), pool(), rows)
     assert dataset.exchange_ids == ("new",)
     assert train not in dataset.train
+
+
+def test_of_nearly_the_same_corrections_the_last_is_kept_and_generated_ones_give_way() -> None:
+    long = "please bring the old violet umbrella of my aunt down from the dusty attic before it rains"
+    rows = [correction(f"{long} today", "e1"), correction(f"{long} again", "e2")]
+    assert build_dataset(curriculum(), pool(), rows).exchange_ids == ("e2",)
+    near = [*pool(), *(example(f"{long} {end}", f"s{n}/u") for n, end in enumerate(("quickly", "now")))]
+    dataset = build_dataset(curriculum(train=20), near, rows)
+    alike = [one for part in splits(dataset) for one in part if "umbrella" in request_of(one)]
+    assert len(alike) == 1
 
 
 def test_fair_choice_takes_every_stratum_and_group_in_turn() -> None:

@@ -9,14 +9,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from gaiad.curriculum import Curriculum, Json
+from gaiad.curriculum import Curriculum, Json, SourceSpec
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner.dataset import Dataset, Example, catalogue_of, check_no_leaks, leaks, masked, request_of
 from gaiad.learner.exams.score import fits, parsed_object, score
 from gaiad.learner.exams.tool_choice import items
+from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, load_frozen, shipped_curricula
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections, shaping_fields
-from gaiad.learner.sources.source import Ground
+from gaiad.learner.sources.source import Gathered, Ground, Refused
 from gaiad.learner.sources.tool_registry import load_examples, runtime_request
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
@@ -43,6 +44,15 @@ def demo() -> Built:
 def built(request: pytest.FixtureRequest) -> Built:
     found: Built = request.getfixturevalue(request.param)
     return found
+
+
+def selections(built: Built) -> Built:
+    """The same with the examples of tool selection alone."""
+    curriculum, dataset = built
+    train, heldout = (
+        [one for one in part if one.stage == "tool_selection"] for part in (dataset.train, dataset.heldout)
+    )
+    return curriculum, replace(dataset, train=tuple(train), heldout=tuple(heldout))
 
 
 def corrected(curriculum: Curriculum, words: str, number: str = "e1", **changes: object) -> CorrectedExchange:
@@ -106,7 +116,7 @@ def test_every_rendered_example_fits_the_sequence_length(built: Built) -> None:
 
 
 def test_every_answer_is_one_line_that_obeys_the_schema_and_scores_full_marks(built: Built) -> None:
-    curriculum, dataset = built
+    curriculum, dataset = selections(built)
     asked = items(dataset.heldout, curriculum.exam)
     by_id = {one.key(): one for one in dataset.heldout}
     for item in asked:
@@ -124,7 +134,7 @@ def test_every_answer_is_one_line_that_obeys_the_schema_and_scores_full_marks(bu
 
 
 def test_a_chosen_tool_stands_in_the_catalogue_and_some_requests_need_none(built: Built) -> None:
-    _, dataset = built
+    _, dataset = selections(built)
     none = 0
     for one in (*dataset.train, *dataset.heldout):
         assert one.expected is not None
@@ -135,14 +145,14 @@ def test_a_chosen_tool_stands_in_the_catalogue_and_some_requests_need_none(built
 
 
 def test_requests_have_the_marks_that_a_runtime_is_recognised_by(built: Built) -> None:
-    for one in built[1].train:
+    for one in selections(built)[1].train:
         assert "You are a precise tool selector." in one.messages[0].content
         assert "AVAILABLE TOOLS:" in one.messages[1].content
         assert "USER REQUEST:" in one.messages[1].content
 
 
 def test_confidence_and_wording_vary(full: Built) -> None:
-    _, dataset = full
+    _, dataset = selections(full)
     answers = [parsed_object(one.answer) or {} for one in dataset.train]
     assert len({answer["confidence"] for answer in answers}) >= 5
     openings = Counter(request_of(one).split()[0].casefold() for one in dataset.train)
@@ -150,7 +160,7 @@ def test_confidence_and_wording_vary(full: Built) -> None:
 
 
 def test_few_catalogues_each_used_often_the_runtimes_own_most(full: Built) -> None:
-    curriculum, dataset = full
+    curriculum, dataset = selections(full)
     used = Counter(catalogue_of(one) for one in dataset.train)
     own = json.loads((FOLDER / "tools.json").read_text("utf-8"))
     assert len(used) <= len(dataset.train) / 32
@@ -281,11 +291,11 @@ def test_frozen_dataset_reads_back_the_same_and_freezing_again_changes_nothing(d
     before = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
     assert freeze(dataset, tmp_path) == path
     assert {file.name: file.stat().st_mtime_ns for file in path.iterdir()} == before
-    assert set(before) == {"train.jsonl", "validation.jsonl", "heldout.jsonl", "card.json", "card.html"}
+    assert set(before) == {"train.jsonl", "validation.jsonl", "held_out.jsonl", "card.json", "card.html"}
     assert [one.name for one in tmp_path.iterdir()] == [dataset.digest]
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl", "card.json"])
+@pytest.mark.parametrize("name", ["train.jsonl", "held_out.jsonl", "card.json"])
 def test_a_changed_or_torn_dataset_is_refused(demo: Built, tmp_path: Path, name: Any) -> None:
     path = freeze(demo[1], tmp_path)
     text = (path / name).read_text("utf-8")
@@ -328,6 +338,43 @@ def test_a_curriculum_whose_folder_is_called_otherwise_is_refused(folder: Path) 
     other = folder.rename(folder.with_name("gaia-voice"))
     with pytest.raises(CurriculumError, match="'json-architect', and its folder is called 'gaia-voice'"):
         load_curriculum(other, "full")
+
+
+@pytest.mark.parametrize(
+    ("found", "optional", "told"),
+    [
+        (Gathered(()), False, r"the source 'own' gives no example \(mend"),
+        (Gathered((), (Refused("a.md", "not text"),)), True, r"'own' gives no example \(a\.md: not text\)"),
+        (Gathered((), (Refused("f", "r"),) * 9), False, r"\(f: r; f: r; f: r; f: r; f: r; and 4 more\)"),
+        (Gathered(()), True, None),
+    ],
+)
+def test_a_source_that_gives_nothing_is_an_error_unless_it_was_given_nothing(
+    monkeypatch: pytest.MonkeyPatch, demo: Built, found: Gathered, optional: bool, told: str | None
+) -> None:
+    curriculum, dataset = demo
+    monkeypatch.setitem(catalogue._LOADERS, "own", lambda source, ground: found)
+    own = SourceSpec("own", name="own", optional=optional)
+    both = replace(curriculum, sources=(*curriculum.sources, own))
+    if told is None:
+        assert gather(both, FOLDER, []).train == dataset.train
+        return
+    with pytest.raises(CurriculumError, match=told):
+        gather(both, FOLDER, [])
+
+
+def test_what_was_refused_stands_on_the_card(monkeypatch: pytest.MonkeyPatch, demo: Built) -> None:
+    curriculum, _ = demo
+    refused = tuple(Refused(f"{number}.md", "binary") for number in range(150))
+    monkeypatch.setitem(
+        catalogue._LOADERS, "own", lambda source, ground: replace(load_examples(source, ground), refused=refused)
+    )
+    own = replace(curriculum.sources[0], kind="own", name="mine")
+    card = gather(replace(curriculum, sources=(own,)), FOLDER, []).card
+    assert card["refused_count"] == 150
+    assert card["refused"][:1] == [{"origin": "0.md", "reason": "binary"}]  # type: ignore[index]
+    assert len(card["refused"]) == 100  # type: ignore[arg-type]
+    assert card["sources"] == {"mine": 122}
 
 
 def test_missing_material_and_unknown_kinds_and_options_are_named(folder: Path) -> None:
