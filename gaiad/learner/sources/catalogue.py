@@ -24,7 +24,7 @@ from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import documents, judgement, tool_registry, voice
+from gaiad.learner.sources import documents, judgement, packets, tool_registry, voice
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 
@@ -39,6 +39,7 @@ _LOADERS: dict[str, Loader] = {
     judgement.KIND: judgement.load_examples,
     documents.KIND: documents.load_examples,
     voice.KIND: voice.load_examples,
+    packets.KIND: packets.load_examples,
 }
 
 
