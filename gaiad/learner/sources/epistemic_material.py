@@ -157,7 +157,9 @@ def _built(raw: Mapping[str, Any]) -> Material:
     return Material(
         topics={topic["name"]: tuple(_fact(one) for one in topic["facts"]) for topic in raw["facts"]["topics"]},
         passages=tuple(
-            Passage(one["name"], one["text"], tuple(_fact([q, s, *v]) for q, s, *v in _quads(one)), _rows(one, "silent"))
+            Passage(
+                one["name"], one["text"], tuple(_fact([q, s, *v]) for q, s, *v in _quads(one)), _rows(one, "silent")
+            )
             for one in raw["passages"]["passages"]
         ),
         computed={name: tuple((question, said) for question, said in rows) for name, rows in _named(questions)},

@@ -26,7 +26,7 @@ STAGE = "epistemic_guard"
 _OPTIONS = {"forms", "each"}
 _EACH = 36
 # Two strata lead to each verdict of these; fewer of each keep the verdicts in balance.
-_SHARES = {"stream": 0.8, "audit": 0.7}
+_SHARES = {"stream": 0.75, "audit": 0.7}
 _CHARACTERS_A_TOKEN, _MARGIN = 3.2, 0.9
 
 

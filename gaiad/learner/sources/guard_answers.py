@@ -68,7 +68,7 @@ class Answers:
         }
 
     def _known(self, topics: Sequence[str], name: str) -> Iterator[Formed]:
-        for number, matter in enumerate(taken(self._pool, topics)):
+        for number, matter in enumerate(taken(self._pool, topics, name)):
             draw = random.Random(f"{self._seed}/{name}/{number}")
             overclaim = f"KNOWN: yes\nANSWER: {draw.choice(matter.lures)}"
             if matter.knowable:
@@ -83,7 +83,7 @@ class Answers:
             yield Formed(matter.key, matter.place, messages, answer, expected, rejected)
 
     def _plain(self, topics: Sequence[str], name: str) -> Iterator[Formed]:
-        for number, matter in enumerate(taken(self._pool, topics)):
+        for number, matter in enumerate(taken(self._pool, topics, name)):
             draw = random.Random(f"{self._seed}/{name}/{number}")
             if matter.knowable:
                 doubt = f"{DO_NOT_KNOW}. {draw.choice(self._words['needless_doubts'])}"
@@ -125,12 +125,12 @@ class Answers:
         return Message("system", draw.choice(self._words["systems"][form])), Message("user", user)
 
 
-def taken(pool: Pool, topics: Sequence[str]) -> Iterator[Matter]:
-    """Matters of the topics in turn, until all of them are used up."""
+def taken(pool: Pool, topics: Sequence[str], use: str) -> Iterator[Matter]:
+    """Matters of the topics in turn for one use, until all of them are used up."""
     left = [*topics]
     while left:
         for topic in [*left]:
-            matter = pool.take(topic)
+            matter = pool.take(topic, use)
             if matter is None:
                 left.remove(topic)
             else:

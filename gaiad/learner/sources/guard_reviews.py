@@ -27,6 +27,8 @@ VERDICT: Mapping[str, Json] = {
 }
 """The form of an observer's verdict."""
 
+_FALSE = "false."
+"""How the concern about a statement that is known to be wrong begins."""
 _AT_ONCE = 3
 """Statements in one reply about a topic."""
 
@@ -60,7 +62,7 @@ class Reviews:
 
     def _streamed(self, name: str, *, is_wrong: bool) -> Iterator[Formed]:
         """Replies that are wholly true, or false in one statement."""
-        single = taken(self._pool, ("arithmetic", "document", "calendar"))
+        single = taken(self._pool, ("arithmetic", "document", "calendar"), name)
         for number in count():
             draw = random.Random(f"{self._seed}/{name}/{number}")
             found = self._pool.of_one_topic(_AT_ONCE) if number % 2 == 0 else None
@@ -68,7 +70,7 @@ class Reviews:
                 user, output, key, place, truth = self._several(*found, draw, is_wrong=is_wrong)
             elif (matter := next(single, None)) is not None:
                 said = draw.choice(matter.lures) if is_wrong else matter.truth
-                user, output = asked(matter, self._words, draw), f"{draw.choice(self._words['leads'])} {said}"
+                user, output = asked(matter, self._words, draw), self._said(said, draw)
                 key, place, truth = matter.key, matter.place, matter.truth
             else:
                 return
@@ -94,18 +96,23 @@ class Reviews:
     def _baseless(self, name: str, action: str) -> Iterator[Formed]:
         """What cannot be known, admitted or asserted; now and then a reply that was written whole."""
         whole = iter([one for one in self._material.streams if one.action == action])
-        for number, matter in enumerate(taken(self._pool, ("invented", "unknowable", "silent"))):
+        for number, matter in enumerate(taken(self._pool, ("invented", "unknowable", "silent"), name)):
             if number % 3 == 2 and (written := next(whole, None)) is not None:
                 yield self._written(name, written)
             draw = random.Random(f"{self._seed}/{name}/{number}")
             if action == GO_ON:
                 output, reason = admission(matter, self._words, draw), draw.choice(self._words["candid_reasons"])
             else:
-                parts = [draw.choice(matter.lures), draw.choice(self._words["boasts"])]
-                output = " ".join([draw.choice(self._words["leads"]), *parts][number % 2 :])
-                reason = draw.choice(self._words["invented_reasons"])
+                output = self._said(draw.choice(matter.lures), draw)
+                reason = draw.choice(self._words["invented_reasons"]).format(why=matter.truth)
             user = asked(matter, self._words, draw)
             yield self._observed(matter.key, matter.place, user, output, (action, reason), draw)
+
+    def _said(self, statement: str, draw: random.Random) -> str:
+        """A statement in a reply; whether a boast stands beside it says nothing about its truth."""
+        lead, boast = draw.choice(self._words["leads"]), draw.choice(self._words["boasts"])
+        parts = [lead if draw.random() < 0.6 else "", statement, boast if draw.random() < 0.4 else ""]
+        return " ".join(part for part in parts if part)
 
     def _written(self, name: str, one: Stream) -> Formed:
         draw = random.Random(f"{self._seed}/{name}/{one.name}")
@@ -136,13 +143,14 @@ class Reviews:
 
     def _composed(self, name: str, *, flagged: bool) -> Iterator[Formed]:
         topics = ("world", "invented", "document", "unknowable", "arithmetic", "silent")
-        for number, matter in enumerate(taken(self._pool, topics)):
+        for number, matter in enumerate(taken(self._pool, topics, name)):
             draw = random.Random(f"{self._seed}/{name}/{number}")
             said, flaw = matter.truth if matter.knowable else admission(matter, self._words, draw), None
             if flagged:
                 said = draw.choice(matter.lures)
-                flaw = "invention", f"false. {matter.truth}" if matter.knowable else f"without any ground. {said}"
-            thinking = self._thought(matter, draw, hasty=flagged or draw.random() < 0.3)
+                flaw = "invention", f"{_FALSE} {matter.truth}" if matter.knowable else f"without any ground. {said}"
+            # A hasty thought is no proof of a bad reply.
+            thinking = self._thought(matter, draw, hasty=draw.random() < 0.6)
             user = asked(matter, self._words, draw)
             shown = Turn(matter.key, user, thinking, said, said, "", "")
             yield self._audited(matter.key, matter.place, _shown(shown, said), flaw, draw)
@@ -159,7 +167,7 @@ class Reviews:
             answer = f"AUDIT: clean\nSUMMARY: {draw.choice(self._words['clean_summaries'])}"
             return Formed(key, place, messages, answer, {"lines": {"AUDIT": "clean"}})
         category, concern = flaw
-        summary = draw.choice(self._words["flag_summaries"][category])
+        summary = draw.choice(self._words["flag_summaries"]["error" if concern.startswith(_FALSE) else category])
         answer = f"AUDIT: flagged\nFLAGS:\n- {category}: {concern}\nSUMMARY: {summary}"
         expected: dict[str, Json] = {"lines": {"AUDIT": "flagged"}, "contains": [f"- {category}:"]}
         return Formed(key, place, messages, answer, expected)
@@ -168,7 +176,7 @@ class Reviews:
 
     def _conflicts(self, name: str, label: str) -> Iterator[Formed]:
         """A true memory and a false one about the same thing."""
-        for number, matter in enumerate(taken(self._pool, ("world", "arithmetic", "world", "calendar"))):
+        for number, matter in enumerate(taken(self._pool, ("world", "arithmetic", "world", "calendar"), name)):
             draw = random.Random(f"{self._seed}/{name}/{number}")
             context = f"{matter.question.rpartition('. ')[0]}. " if matter.topic != "world" else ""
             # A statement must stand alone, so a question that tells nothing first is of no use here.

@@ -1,7 +1,8 @@
 """Matters of knowledge: a question, whether it can be known, what is true and what would be made up.
 
-Draws them from the material in a seeded order, each at most once, whatever it is then used for: what an exam asks about
-was not taught under another form. Reads no file.
+Draws them from the material in a seeded order, each at most once, whatever it is then used for. A passage or a template
+that several can be made from goes to one use alone, so that no split learns what another one's exam is made of. Reads
+no file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from dataclasses import dataclass
 
 from gaiad.learner.sources.computed import CALENDAR, OPERATIONS
 from gaiad.learner.sources.epistemic_material import Fact, Material, Registry
+
+_USES = {"arithmetic": 8, "calendar": 6, "document": 12, "silent": 12, "registry": 2, "unlisted": 2}
+"""Among how many uses the passages and templates of a topic are divided."""
+_LISTED = 0.7
+"""How often a tool that is asked for stands in the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +50,9 @@ class Pool:
     def __init__(self, material: Material, seed: int) -> None:
         self._material = material
         self._seed = seed
-        self._queues: dict[str, Iterator[Matter]] = {
-            name: make(self._draw(name)) for name, make in self._makers().items()
-        }
-        self._facts = {topic: self._shuffled(topic, list(enumerate(facts))) for topic, facts in material.topics.items()}
-
-    def _makers(self) -> dict[str, Callable[[random.Random], Iterator[Matter]]]:
-        return {
-            "arithmetic": lambda draw: self._computed(draw, calendar=False),
-            "calendar": lambda draw: self._computed(draw, calendar=True),
+        self._makers: dict[str, Callable[[random.Random], Iterator[Matter]]] = {
+            "arithmetic": lambda draw: self._computed("arithmetic", draw),
+            "calendar": lambda draw: self._computed("calendar", draw),
             "document": self._told,
             "silent": self._untold,
             "registry": self._tools,
@@ -61,13 +61,26 @@ class Pool:
             "unknowable": self._unknowable,
             "missing": self._missing,
         }
+        self._queues: dict[tuple[str, str], Iterator[Matter]] = {}
+        self._unclaimed = {name: self._shuffled(name, count) for name, count in self._places().items()}
+        self._facts = {topic: self._shuffled(topic, len(facts)) for topic, facts in material.topics.items()}
 
-    def take(self, topic: str) -> Matter | None:
-        """The next matter of `topic`, or None where all are taken."""
+    def _places(self) -> dict[str, int]:
+        """How many passages or templates there are of each name."""
+        names = [_topic_of(name) for name, rows in self._material.computed.items() for _ in rows]
+        registry = self._material.registry
+        asks = {"registry": len(registry.asks), "unlisted": len(registry.silent)}
+        return {**Counter(names), "passages": len(self._material.passages), **asks}
+
+    def take(self, topic: str, use: str) -> Matter | None:
+        """The next matter of `topic` for `use`, or None where all that this use may have are taken."""
         if topic == "world":
             found = self.of_one_topic(1)
             return found[1][0] if found else None
-        return next(self._queues[topic], None)
+        key = (topic, use if topic in _USES else "")
+        if key not in self._queues:
+            self._queues[key] = self._makers[topic](self._draw("/".join(key)))
+        return next(self._queues[key], None)
 
     def of_one_topic(self, count: int) -> tuple[str, tuple[Matter, ...]] | None:
         """`count` facts of one topic, from where most are left, with its name; None where no topic has so many."""
@@ -75,97 +88,100 @@ class Pool:
         if len(self._facts[topic]) < count:
             return None
         taken = [self._facts[topic].pop() for _ in range(count)]
-        return topic, tuple(_of_fact("world", f"{topic}-{at}", f"facts/{topic}/{at}", fact) for at, fact in taken)
+        facts = self._material.topics[topic]
+        return topic, tuple(_of_fact("world", f"{topic}-{at}", f"facts/{topic}/{at}", facts[at]) for at in taken)
+
+    def _claimed(self, topic: str, among: str) -> list[int]:
+        """The places of the passages or templates that one use of `topic` has for itself."""
+        places = self._unclaimed.get(among, [])
+        count = max(1, self._places().get(among, 0) // _USES[topic])
+        mine, self._unclaimed[among] = places[:count], places[count:]
+        return mine
 
     def _draw(self, name: str) -> random.Random:
         return random.Random(f"{self._seed}/matters/{name}")
 
-    def _shuffled(self, name: str, rows: list[tuple[int, Fact]]) -> list[tuple[int, Fact]]:
-        self._draw(f"facts/{name}").shuffle(rows)
-        return rows
+    def _shuffled(self, name: str, count: int) -> list[int]:
+        return _order(count, self._draw(f"order/{name}"))
 
     # --- what can be known ------------------------------------------------------------------------------------------
 
-    def _computed(self, draw: random.Random, *, calendar: bool) -> Iterator[Matter]:
+    def _computed(self, topic: str, draw: random.Random) -> Iterator[Matter]:
         templates = [
             (name, at, *row)
             for name, rows in self._material.computed.items()
-            if (name in CALENDAR) == calendar
+            if _topic_of(name) == topic
             for at, row in enumerate(rows)
         ]
-        topic = "calendar" if calendar else "arithmetic"
-        while templates:
-            draw.shuffle(templates)
-            for name, at, question, sentence in templates:
+        mine = [templates[at] for at in self._claimed(topic, topic)]
+        while mine:
+            draw.shuffle(mine)
+            for name, at, question, sentence in mine:
                 one = OPERATIONS[name](draw, question)
                 truth, *lures = (_capital(sentence.format(r=value)) for value in (one.right, *one.wrong))
                 place = f"questions/computed/{name}/{at}"
                 asked = _capital(question.format(**one.slots))
                 yield Matter(topic, f"{name}-{at}", place, asked, truth, tuple(lures), one.right)
 
-    def _told(self, draw: random.Random) -> Iterator[Matter]:
-        for number in range(2):
-            for at in _order(len(self._material.passages), draw):
-                passage = self._material.passages[at]
-                if number < len(passage.asks):
-                    place = f"passages/{passage.name}/{number}"
-                    yield _of_fact("document", passage.name, place, passage.asks[number], passage.text)
+    def _told(self, _: random.Random) -> Iterator[Matter]:
+        for passage in [self._material.passages[at] for at in self._claimed("document", "passages")]:
+            for number, fact in enumerate(passage.asks):
+                yield _of_fact("document", passage.name, f"passages/{passage.name}/{number}", fact, passage.text)
 
     def _tools(self, draw: random.Random) -> Iterator[Matter]:
-        registry = self._material.registry
-        while registry.tools:
-            for at in _order(len(registry.tools), draw):
-                name, _, task = registry.tools[at]
-                ask = draw.randrange(len(registry.asks))
-                question = registry.asks[ask].format(task=task)
-                others = draw.sample([other for other in range(len(registry.tools)) if other != at], 4)
-                is_there = draw.random() < 0.7
-                listed = [*others[:3], at] if is_there else others
-                wrong = tuple(f"{registry.tools[other][0]} is the tool for that." for other in others[:2])
-                truth = f"{name} is the tool for that." if is_there else "None of these tools can do that."
-                place = f"questions/registry/{name}"
-                right = name if is_there else "none of these"
-                ground = _listed(registry, listed, draw)
-                yield Matter("registry", f"tool-{ask}-{name}", place, question, truth, wrong, right, ground)
+        registry, mine = self._material.registry, self._claimed("registry", "registry")
+        for at in _order(len(registry.tools), draw) if mine else ():
+            name, _, task = registry.tools[at]
+            ask = draw.choice(mine)
+            others = draw.sample([other for other in range(len(registry.tools)) if other != at], 4)
+            is_there = draw.random() < _LISTED
+            listed = [*others[:3], at] if is_there else others
+            lures = [f"{registry.tools[other][0]} is the tool for that." for other in others[:2]]
+            truth = f"{name} is the tool for that." if is_there else "None of these tools can do that."
+            yield Matter(
+                "registry",
+                f"tool-{ask}",
+                f"questions/registry/{name}",
+                registry.asks[ask].format(task=task),
+                truth,
+                tuple(lures),
+                name if is_there else "none of these",
+                _listed(registry, listed, draw),
+            )
 
     # --- what cannot ------------------------------------------------------------------------------------------------
 
     def _untold(self, draw: random.Random) -> Iterator[Matter]:
-        for number in range(2):
-            for at in _order(len(self._material.passages), draw):
-                passage = self._material.passages[at]
-                if number < len(passage.silent):
-                    question, lure = passage.silent[number]
-                    why = draw.choice(self._material.words["not_told"])
-                    place = f"passages/{passage.name}/silent/{number}"
-                    yield Matter("silent", passage.name, place, question, why, (lure,), ground=passage.text)
+        for passage in [self._material.passages[at] for at in self._claimed("silent", "passages")]:
+            for number, (question, lure) in enumerate(passage.silent):
+                why = draw.choice(self._material.words["not_told"])
+                place = f"passages/{passage.name}/silent/{number}"
+                yield Matter("silent", passage.name, place, question, why, (lure,), ground=passage.text)
 
     def _unlisted(self, draw: random.Random) -> Iterator[Matter]:
-        registry = self._material.registry
-        while registry.tools:
-            for at in _order(len(registry.tools), draw):
-                name = registry.tools[at][0]
-                ask = draw.randrange(len(registry.silent))
-                question, lure, why = (text.format(tool=name) for text in registry.silent[ask])
-                others = draw.sample([other for other in range(len(registry.tools)) if other != at], 3)
-                ground = _listed(registry, [*others, at], draw)
-                place = f"questions/registry/silent/{ask}"
-                yield Matter("unlisted", f"unlisted-{ask}-{name}", place, question, why, (lure,), ground=ground)
+        registry, mine = self._material.registry, self._claimed("unlisted", "unlisted")
+        for at in _order(len(registry.tools), draw) if mine else ():
+            name = registry.tools[at][0]
+            ask = draw.choice(mine)
+            question, lure, why = (text.format(tool=name) for text in registry.silent[ask])
+            others = draw.sample([other for other in range(len(registry.tools)) if other != at], 3)
+            ground = _listed(registry, [*others, at], draw)
+            place = f"questions/registry/silent/{ask}"
+            yield Matter("unlisted", f"unlisted-{ask}", place, question, why, (lure,), ground=ground)
 
     def _invented(self, draw: random.Random) -> Iterator[Matter]:
-        rows = [
-            (kind, name, at, ask)
-            for kind in self._material.invented
-            for name in kind.names
-            for at, ask in enumerate(kind.asks)
-        ]
-        draw.shuffle(rows)
+        """Each way to ask once, about a name that no other question of its kind uses as long as there are enough."""
+        asks: list[tuple[str, int, str, tuple[str, str, str]]] = []
+        for kind in self._material.invented:
+            names = draw.sample(kind.names, len(kind.names))
+            asks += [(kind.kind, at, names[at % len(names)], ask) for at, ask in enumerate(kind.asks)]
+        draw.shuffle(asks)
         # The kinds in turn, so that whoever takes a few gets something of each.
-        for at in _in_turn([row[0].kind for row in rows]):
-            kind, name, number, texts = rows[at]
+        for at in _in_turn([ask[0] for ask in asks]):
+            named, number, name, texts = asks[at]
             question, lure, why = (_capital(text.format(name=name)) for text in texts)
-            place = f"questions/invented/{kind.kind}/{number}"
-            yield Matter("invented", f"{kind.kind}-{number}", place, question, f"{why}.", (lure,))
+            place = f"questions/invented/{named}/{number}"
+            yield Matter("invented", f"{named}-{number}", place, question, f"{why}.", (lure,))
 
     def _unknowable(self, draw: random.Random) -> Iterator[Matter]:
         for at in _order(len(self._material.unknowable), draw):
@@ -178,6 +194,10 @@ class Pool:
             question, lure, why = self._material.missing[at]
             asked = question.format(n=draw.choice(numbers))
             yield Matter("missing", f"missing-{at}", f"questions/missing/{at}", asked, why, (lure,))
+
+
+def _topic_of(operation: str) -> str:
+    return "calendar" if operation in CALENDAR else "arithmetic"
 
 
 def _of_fact(topic: str, key: str, place: str, fact: Fact, ground: str = "") -> Matter:
