@@ -33,10 +33,10 @@ LAYERS: dict[int, str] = {
         learner.example learner.gate learner.likeness learner.packing learner.shares
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.computed learner.sources.document_frames learner.sources.document_questions
-        learner.sources.epistemic_material learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements
-        learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
-        learner.sources.packet_tasks learner.sources.packet_text
-        learner.sources.matters learner.sources.passages learner.sources.persona learner.sources.plan_tasks learner.sources.requests
+        learner.sources.epistemic_material learner.sources.guard_answers learner.sources.guard_reviews
+        learner.sources.judgements learner.sources.matters learner.sources.packet_faults learner.sources.packet_flow
+        learner.sources.packet_material learner.sources.packet_tasks learner.sources.packet_text
+        learner.sources.passages learner.sources.persona learner.sources.plan_tasks learner.sources.requests
         learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
@@ -50,10 +50,9 @@ LAYERS: dict[int, str] = {
         control.listener
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner
-        learner.sources.catalogue learner.sources.documents learner.sources.epistemics
-        learner.sources.exchanges learner.sources.judgement
-        learner.sources.material learner.sources.packets learner.sources.replay learner.sources.source learner.sources.tool_registry
-        learner.sources.voice
+        learner.sources.catalogue learner.sources.documents learner.sources.epistemics learner.sources.exchanges
+        learner.sources.judgement learner.sources.material learner.sources.packets learner.sources.replay
+        learner.sources.source learner.sources.tool_registry learner.sources.voice
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,

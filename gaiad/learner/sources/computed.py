@@ -47,18 +47,18 @@ Operation: TypeAlias = Callable[[random.Random, str], Computed]
 
 
 def in_words(number: int) -> str:
-    """A whole number from 0 to 9,999 in English words."""
+    """A whole number from 0 to 999,999 in English words."""
+    if not 0 <= number < 1_000_000:
+        raise ValueError(f"no words for {number}")
     if number < 20:
         return _UNITS[number]
     if number < 100:
         tens, unit = divmod(number, 10)
         return _TENS[tens] + (f"-{_UNITS[unit]}" if unit else "")
-    for size, name in ((1000, "thousand"), (100, "hundred")):
-        if number >= size:
-            whole, rest = divmod(number, size)
-            joint = " and " if rest and rest < 100 else " "
-            return f"{in_words(whole)} {name}" + (f"{joint}{in_words(rest)}" if rest else "")
-    raise ValueError(f"no words for {number}")
+    size, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
+    whole, rest = divmod(number, size)
+    joint = " and " if rest < 100 else " "
+    return f"{in_words(whole)} {name}" + (f"{joint}{in_words(rest)}" if rest else "")
 
 
 def ordinal(number: int) -> str:
@@ -107,7 +107,7 @@ def _quotient(draw: random.Random, _: str) -> Computed:
 def _rest(draw: random.Random, _: str) -> Computed:
     a, times = draw.randint(5, 9), draw.randint(4, 9)
     rest = draw.randint(2, a - 1)
-    wrong = [in_words(one) for one in range(1, a) if one != rest]
+    wrong = [in_words(one) for one in range(2, a) if one != rest]
     draw.shuffle(wrong)
     return Computed({"a": in_words(a), "c": in_words(a * times + rest)}, in_words(rest), (wrong[0], wrong[1]))
 

@@ -1,15 +1,17 @@
 """The material that knowing and not knowing is taught from: facts, passages, questions, grounds, turns and frames.
 
 Parses what stands in a curriculum's folder, and refuses what contradicts itself: a passage that does not hold its
-answer, a wrong value that holds the right one. Takes text, reads no file.
+answer, a wrong value that holds the right one, a wording with a slot that nothing fills. Takes text, reads no file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import random
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from gaiad.errors import CurriculumError
 from gaiad.learner.sources.computed import OPERATIONS
@@ -17,8 +19,17 @@ from gaiad.learner.sources.computed import OPERATIONS
 FILES = ("facts", "passages", "questions", "grounds", "turns", "frames")
 """The names of the material's files, without `.json`."""
 
-Words: TypeAlias = Mapping[str, Any]
-"""The wordings of `frames.json`: lists of texts by name."""
+Words: TypeAlias = Mapping[str, Sequence[str]]
+"""The wordings of `frames.json` by name; those of a part of it have its name before a dot."""
+
+_SLOTS = {"topic_requests": "topic", "topic_openings": "topic", "topic_closings": "", "leads": "", "boasts": ""}
+_SLOTS |= {"needless_doubts": "", "admissions": "why", "refusals_to_guess": "why", "notes": "ground", "not_told": ""}
+_SLOTS |= {"sound_reasons": "", "candid_reasons": "", "wrong_reasons": "truth", "invented_reasons": "why"}
+_SLOTS |= {"silences": "", "hasty": "", "thoughts": "right", "clean_summaries": "", "conflict_users": "a b"}
+_SLOTS |= {f"systems.{form}": "" for form in ("known", "plain", "basis", "wording", "audit", "conflict")}
+_SLOTS |= {f"flag_summaries.{fault}": "" for fault in ("error", "invention")}
+"""What every wording of a name has slots for; the openings of a topic may do without."""
+_FEWEST_TOOLS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +183,16 @@ def _built(raw: Mapping[str, Any]) -> Material:
         turns=tuple(Turn(**one) for one in turns["audits"]),
         streams=tuple(Stream(**one) for one in turns["streams"]),
         pairs=tuple((first, second) for first, second, _ in turns["pairs"]),
-        words=cast(Words, raw["frames"]),
+        words=_flat(raw["frames"]),
     )
+
+
+def _flat(frames: Mapping[str, Any]) -> Words:
+    named: dict[str, tuple[str, ...]] = {}
+    for name, found in frames.items():
+        parts = {f"{name}.{part}": texts for part, texts in found.items()} if isinstance(found, dict) else {name: found}
+        named.update({key: tuple(str(text) for text in texts) for key, texts in parts.items()})
+    return named
 
 
 def _fact(row: Sequence[str]) -> Fact:
@@ -211,15 +230,9 @@ def _evidence(one: Mapping[str, Any]) -> Evidence:
 
 
 def _problems(material: Material) -> Iterator[str]:
-    for topic, facts in material.topics.items():
-        for fact in facts:
-            yield from (f"facts.json: {topic}: {problem}" for problem in _fact_problems(fact))
-    for passage in material.passages:
-        for fact in passage.asks:
-            where = f"passages.json: {passage.name}"
-            yield from (f"{where}: {problem}" for problem in _fact_problems(fact))
-            if fact.right.casefold() not in passage.text.casefold():
-                yield f"{where}: the text does not hold {fact.right!r}"
+    yield from _told_problems(material)
+    yield from _word_problems(material.words)
+    yield from _template_problems(material)
     for one in material.evidence:
         if not 0 < one.share < 1:
             yield f"grounds.json: {one.name}: a share of {one.share:g} leaves nothing open"
@@ -227,8 +240,65 @@ def _problems(material: Material) -> Iterator[str]:
         if stream.action not in ("CONTINUE", "INTERRUPT"):
             yield f"turns.json: {stream.name}: no action {stream.action!r}"
     for turn in material.turns:
-        if turn.category not in material.words["flag_summaries"]:
-            yield f"turns.json: {turn.name}: no category {turn.category!r}"
+        if not material.words.get(f"flag_summaries.{turn.category}"):
+            yield f"turns.json: {turn.name}: frames.json has no flag_summaries for {turn.category!r}"
+
+
+def _told_problems(material: Material) -> Iterator[str]:
+    if not material.topics:
+        yield "facts.json: no topics"
+    for topic, facts in material.topics.items():
+        for fact in facts:
+            yield from (f"facts.json: {topic}: {problem}" for problem in _fact_problems(fact))
+    for passage in material.passages:
+        where = f"passages.json: {passage.name}"
+        for fact in passage.asks:
+            yield from (f"{where}: {problem}" for problem in _fact_problems(fact))
+            if fact.right.casefold() not in passage.text.casefold():
+                yield f"{where}: the text does not hold {fact.right!r}"
+
+
+def _word_problems(words: Words) -> Iterator[str]:
+    for name, slots in _SLOTS.items():
+        if not words.get(name):
+            yield f"frames.json: {name} is missing or empty"
+        for text in words.get(name, ()):
+            needed = set() if name == "topic_openings" else set(slots.split())
+            yield from _slot_problems(f"frames.json: {name}", [text], set(slots.split()), needed)
+    frames = words.get("streams", ())
+    if not frames or not all("{user}" in frame and "{output}" in frame for frame in frames):
+        yield "frames.json: streams needs frames with {user} and {output}"
+
+
+def _template_problems(material: Material) -> Iterator[str]:
+    for name, rows in material.computed.items():
+        for question, sentence in rows:
+            filled = OPERATIONS[name](random.Random(0), question).slots
+            yield from _slot_problems(f"questions.json: {name}", [question], filled, filled)
+            yield from _slot_problems(f"questions.json: {name}", [sentence], {"r"}, {"r"})
+    for question, _, _ in material.missing:
+        yield from _slot_problems("questions.json: missing", [question], {"n"}, {"n"})
+    for kind in material.invented:
+        if not kind.names:
+            yield f"questions.json: {kind.kind} has no names"
+        for ask in kind.asks:
+            yield from _slot_problems(f"questions.json: {kind.kind}", ask, {"name"}, set())
+    yield from _slot_problems("questions.json: registry", material.registry.asks, {"task"}, {"task"})
+    for ask in material.registry.silent:
+        yield from _slot_problems("questions.json: registry", ask, {"tool"}, set())
+    if len(material.registry.tools) < _FEWEST_TOOLS:
+        yield f"questions.json: registry has fewer than {_FEWEST_TOOLS} tools"
+
+
+def _slot_problems(where: str, texts: Iterable[str], known: Iterable[str], needed: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        try:
+            found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        except ValueError as error:
+            yield f"{where}: {text!r}: {error}"
+            continue
+        if found - set(known) or set(needed) - found:
+            yield f"{where}: {text!r} needs the slots {sorted(needed)} and may have no others than {sorted(known)}"
 
 
 def _fact_problems(fact: Fact) -> Iterator[str]:

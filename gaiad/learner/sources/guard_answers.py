@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from gaiad.curriculum import Json
 from gaiad.learner.example import Message
-from gaiad.learner.sources.epistemic_material import Evidence, Material, Wording
+from gaiad.learner.sources.epistemic_material import Evidence, Material, Wording, Words
 from gaiad.learner.sources.matters import Matter, Pool
 
 DO_NOT_KNOW = "I don't know"
@@ -122,7 +122,7 @@ class Answers:
             yield Formed(one.name, place, messages, answer, {"lines": {"PHRASING": verdict}}, rejected)
 
     def _asked(self, form: str, user: str, draw: random.Random) -> tuple[Message, ...]:
-        return Message("system", draw.choice(self._words["systems"][form])), Message("user", user)
+        return Message("system", draw.choice(self._words[f"systems.{form}"])), Message("user", user)
 
 
 def taken(pool: Pool, topics: Sequence[str], use: str) -> Iterator[Matter]:
@@ -137,7 +137,7 @@ def taken(pool: Pool, topics: Sequence[str], use: str) -> Iterator[Matter]:
                 yield matter
 
 
-def asked(matter: Matter, words: Mapping[str, Sequence[str]], draw: random.Random) -> str:
+def asked(matter: Matter, words: Words, draw: random.Random) -> str:
     """The question as a person puts it, behind what is laid before the answerer."""
     if not matter.ground:
         return matter.question
@@ -146,7 +146,7 @@ def asked(matter: Matter, words: Mapping[str, Sequence[str]], draw: random.Rando
     return f"{note}\n\n{matter.question}"
 
 
-def admission(matter: Matter, words: Mapping[str, Sequence[str]], draw: random.Random) -> str:
+def admission(matter: Matter, words: Words, draw: random.Random) -> str:
     """An "I don't know" with its reason."""
     return draw.choice(words["admissions"]).format(why=matter.truth)
 

@@ -123,7 +123,7 @@ class Reviews:
         self, key: str, place: str, user: str, output: str, verdict: tuple[str, str], draw: random.Random
     ) -> Formed:
         action, reason = verdict
-        frame: str = draw.choice(self._words["streams"])
+        frame = draw.choice(self._words["streams"])
         # Not by str.format: the frames hold braces of JSON.
         text = frame.replace("{user}", user).replace("{output}", output)
         answer = json.dumps({"action": action, "reason": reason}, ensure_ascii=False)
@@ -157,17 +157,18 @@ class Reviews:
 
     def _thought(self, matter: Matter, draw: random.Random, *, hasty: bool) -> str:
         if hasty:
-            return str(draw.choice(self._words["hasty"]))
-        thought: str = draw.choice(self._words["thoughts" if matter.knowable else "silences"])
+            return draw.choice(self._words["hasty"])
+        thought = draw.choice(self._words["thoughts" if matter.knowable else "silences"])
         return thought.format(right=matter.right)
 
     def _audited(self, key: str, place: str, user: str, flaw: tuple[str, str] | None, draw: random.Random) -> Formed:
-        messages = (Message("system", draw.choice(self._words["systems"]["audit"])), Message("user", user))
+        messages = (Message("system", draw.choice(self._words["systems.audit"])), Message("user", user))
         if flaw is None:
             answer = f"AUDIT: clean\nSUMMARY: {draw.choice(self._words['clean_summaries'])}"
             return Formed(key, place, messages, answer, {"lines": {"AUDIT": "clean"}})
         category, concern = flaw
-        summary = draw.choice(self._words["flag_summaries"]["error" if concern.startswith(_FALSE) else category])
+        fault = "error" if concern.startswith(_FALSE) else category
+        summary = draw.choice(self._words[f"flag_summaries.{fault}"])
         answer = f"AUDIT: flagged\nFLAGS:\n- {category}: {concern}\nSUMMARY: {summary}"
         expected: dict[str, Json] = {"lines": {"AUDIT": "flagged"}, "contains": [f"- {category}:"]}
         return Formed(key, place, messages, answer, expected)
@@ -201,7 +202,7 @@ class Reviews:
     def _memories(self, key: str, place: str, first: str, second: str, label: str, draw: random.Random) -> Formed:
         expected: dict[str, Json] = {"label": label}
         if draw.random() < 0.5:
-            system = Message("system", draw.choice(self._words["systems"]["conflict"]))
+            system = Message("system", draw.choice(self._words["systems.conflict"]))
             return Formed(key, place, (system, Message("user", f"A: {first}\nB: {second}")), label, expected)
         text = draw.choice(self._words["conflict_users"]).format(a=first, b=second)
         return Formed(key, place, (Message("user", text),), label, expected)
