@@ -30,7 +30,8 @@ LAYERS: dict[int, str] = {
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
-        learner.example learner.gate learner.lengths learner.likeness learner.packing learner.shares
+        learner.earlier_spec learner.example learner.gate learner.lengths learner.likeness learner.packing
+        learner.shares
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
         learner.sources.passages learner.sources.persona learner.sources.requests learner.sources.rows
