@@ -25,8 +25,8 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        card_page consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules
-        redact_view report retention rollout signals
+        card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
+        redact_doubts redact_numbers redact_pattern redact_rules redact_view report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
@@ -34,7 +34,9 @@ LAYERS: dict[int, str] = {
         learner.shares
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
-        learner.sources.passages learner.sources.persona learner.sources.requests learner.sources.rows
+        learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
+        learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages learner.sources.persona
+        learner.sources.plan_tasks learner.sources.requests learner.sources.rows
         learner.sources.tool_prompt
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
@@ -49,7 +51,8 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner learner.template
         learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
-        learner.sources.jsonl learner.sources.material learner.sources.source learner.sources.tool_registry
+        learner.sources.jsonl learner.sources.material learner.sources.packets learner.sources.source
+        learner.sources.tool_registry
         learner.sources.voice
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole

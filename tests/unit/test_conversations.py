@@ -229,10 +229,12 @@ async def test_the_newest_of_a_user_are_found_without_sorting_many(
     found = [row["request_id"] for row in await conversations.exchanges(3, user="ana")]
     assert found == ["r4", "r3", "r2"]
     ((text, values),) = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
-    async with db.read() as connection:
-        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
-    assert ("contents_by_user" in str(plan)) is sorts
-    assert ("exchanges_by_time" in str(plan)) is not sorts
+    # What a server makes of it depends on the rows it has seen.
+    if db.engine.dialect.name == "sqlite":
+        async with db.read() as connection:
+            plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+        assert ("contents_by_user" in str(plan)) is sorts
+        assert ("exchanges_by_time" in str(plan)) is not sorts
     assert await conversations.exchanges(3, user=" ") == []
 
 

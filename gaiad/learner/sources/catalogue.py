@@ -25,7 +25,7 @@ from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.lengths import Count, measured
-from gaiad.learner.sources import documents, jsonl, judgement, tool_registry, voice
+from gaiad.learner.sources import documents, jsonl, judgement, packets, tool_registry, voice
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 
@@ -40,6 +40,7 @@ _LOADERS: dict[str, Loader] = {
     judgement.KIND: judgement.load_examples,
     documents.KIND: documents.load_examples,
     voice.KIND: voice.load_examples,
+    packets.KIND: packets.load_examples,
     jsonl.KIND: jsonl.load_examples,
 }
 
