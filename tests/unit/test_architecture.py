@@ -36,8 +36,10 @@ LAYERS: dict[int, str] = {
         learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
         learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages learner.sources.persona
-        learner.sources.plan_tasks learner.sources.requests learner.sources.rows
-        learner.sources.tool_prompt
+        learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests learner.sources.rows
+        learner.sources.schema_faults learner.sources.schema_patterns learner.sources.schema_values
+        learner.sources.tool_catalogues learner.sources.tool_frames learner.sources.tool_prompt
+        learner.sources.tool_requests learner.sources.tool_words
         proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
         proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
@@ -51,9 +53,8 @@ LAYERS: dict[int, str] = {
         gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
         learner.artifacts learner.examiner learner.ports learner.runner learner.template
         learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
-        learner.sources.jsonl learner.sources.material learner.sources.packets learner.sources.source
-        learner.sources.tool_registry
-        learner.sources.voice
+        learner.sources.jsonl learner.sources.material learner.sources.own_tools learner.sources.packets
+        learner.sources.registry_files learner.sources.source learner.sources.tool_registry learner.sources.voice
         proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
         proxy.upstream proxy.ways proxy.whole
     """,
