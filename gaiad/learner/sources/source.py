@@ -41,10 +41,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What a source gives: its examples in a fixed order, and what it had to leave out."""
+    """What a source gives: its examples in a fixed order, and what it had to leave out.
+
+    `own_catalogues` are the tool catalogues (`dataset.catalogue_of`) that the runtime itself shows, where it has tools.
+    """
 
     examples: tuple[Example, ...]
     refused: tuple[Refused, ...] = ()
+    own_catalogues: frozenset[str] = frozenset()
 
 
 Loader: TypeAlias = Callable[[SourceSpec, Ground], Gathered]
