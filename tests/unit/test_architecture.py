@@ -26,13 +26,13 @@ LAYERS: dict[int, str] = {
     """,
     PURE: """
         card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
-        redact_doubts redact_numbers redact_pattern redact_rules redact_view report retention rollout signals
         control.explain control.metrics control.status gpu.command gpu.handoff learner.allotment learner.controls
         learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.example
-        learner.gate learner.lengths learner.likeness learner.packing learner.shares learner.exams.answers
-        learner.exams.kinds learner.exams.score learner.exams.tool_choice learner.sources.computed
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice learner.gate
+        learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
-        learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements
+        learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
+        redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
         learner.sources.matters learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages
         learner.sources.persona learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests
