@@ -146,8 +146,8 @@ _BEFORE = re.compile(
 # The last words before the name of a secret where its value may stand before them.
 _WORDS = (
     "as is ist for für als est come como es è war was the my your our a an das mein dein unser ein le mon ma votre un"
-    " une la mi tu su una il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api jako"
-    " strong good safe secure weak sicheres gutes starkes bon buena"
+    " une la mi tu su una il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api"
+    " jako strong good safe secure weak sicheres gutes starkes bon buena"
 )
 _LEADS = frozenset(_WORDS.split())
 
