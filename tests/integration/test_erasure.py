@@ -254,9 +254,7 @@ async def test_a_dry_run_says_what_would_go_and_changes_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["conversation", "exchange"])
-async def test_a_conversation_or_one_exchange_is_erased_alone(
-    tmp_path: Path, store_at: StoreConfig, kind: str
-) -> None:
+async def test_a_conversation_or_one_exchange_is_erased_alone(tmp_path: Path, store_at: StoreConfig, kind: str) -> None:
     async with world(tmp_path, store=store_at) as w:
         await w.conversations.grants.append("ada", "train", "grant", "test", 1.0)
         kept = [a_record("r1", "ada", started=2.0), a_record("r2", "ada", started=2.0)]
