@@ -7,9 +7,11 @@ Looks at no clock and keeps nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
+from typing import NamedTuple, TypeAlias
 
 
 class Purpose(StrEnum):
@@ -58,42 +60,83 @@ CONFIG = "config"
 NOTHING: frozenset[Purpose] = frozenset()
 
 
+class Word(NamedTuple):
+    """What was said of one purpose, each as the moment until which it holds; infinity for good, minus that for not.
+
+    A grant for a time is as good as its end: so what was said comes to a few moments, and is read once, whatever the
+    time is. `granted` by people and `by_settings` by the settings; nobody's no stands in the way until `free`, and
+    nobody's no for this conversation alone, which only a yes for it alone undoes, until `open`.
+    """
+
+    granted: float = -math.inf
+    by_settings: float = -math.inf
+    free: float = math.inf
+    open: float = math.inf
+
+
+Told: TypeAlias = Mapping[Purpose, Word]
+"""What a user's events come to in one conversation, or outside of every one, at any moment after the last of them."""
+
+SILENCE: Told = dict.fromkeys(Purpose, Word())
+
+
+def after(told: Told, event: GrantEvent) -> Told:
+    """What it comes to with one event more, which is the last word, and about this conversation."""
+    words = dict(told)
+    if event.action is Action.GRANT:
+        end = math.inf if event.expires_at is None else event.expires_at
+        if event.conversation is None:
+            # 1. Said for all it counts where it was not said no to for a conversation alone.
+            end = min(end, words[event.purpose].open)
+        # 2. Saying yes to a purpose says yes to what it includes, but grants that for this purpose only.
+        for purpose in with_included({event.purpose}):
+            word = words[purpose]
+            opens = word.open if event.conversation is None else max(word.open, end)
+            words[purpose] = Word(word.granted, word.by_settings, max(word.free, end), opens)
+        word, by_settings = words[event.purpose], event.source == CONFIG
+        granted = word.granted if by_settings else max(word.granted, end)
+        words[event.purpose] = word._replace(
+            granted=granted, by_settings=max(word.by_settings, end) if by_settings else word.by_settings
+        )
+    elif event.source == CONFIG:
+        # 3. The settings no longer say yes: they take back no more than that, and nobody has said no then.
+        words[event.purpose] = words[event.purpose]._replace(by_settings=-math.inf)
+    else:
+        # 4. Saying no to `log` says no to all that needs it.
+        for purpose in Purpose if event.purpose is Purpose.LOG else (event.purpose,):
+            opens = words[purpose].open if event.conversation is None else -math.inf
+            words[purpose] = Word(free=-math.inf, open=opens)
+    return words
+
+
+def standing(told: Told, *, now: float) -> Standing:
+    """What it comes to at `now`."""
+    return Standing(
+        frozenset(purpose for purpose, word in told.items() if now < max(word.granted, word.by_settings)),
+        frozenset(purpose for purpose, word in told.items() if now >= word.free),
+    )
+
+
+def ends(told: Told, *, now: float) -> dict[Purpose, float]:
+    """What is allowed at `now`, and until when it is if nothing more is said; infinity for good."""
+    here = standing(told, now=now)
+    return {
+        purpose: min(
+            told[purpose].free,
+            max(max(told[one].granted, told[one].by_settings) for one in Purpose if purpose in with_included({one})),
+        )
+        for purpose in Purpose
+        if purpose in decide(here.granted, here.revoked, None, False)
+    }
+
+
 def fold(events: Iterable[GrantEvent], *, now: float, conversation: str | None = None) -> Standing:
     """Say what one user's events come to at `now` in `conversation`; None is outside of every conversation.
 
     The order in which they are stored or given does not count, only when they happened.
     """
-    granted: frozenset[Purpose] = frozenset()
-    revoked: frozenset[Purpose] = frozenset()
-    # What the settings grant, besides: they take back no more than that, and nobody has said no then.
-    by_settings: frozenset[Purpose] = frozenset()
-    # What was said no to for this conversation alone: only a yes for this conversation alone undoes it.
-    closed: frozenset[Purpose] = frozenset()
-    for event in sorted((one for one in events if _counts(one, now, conversation)), key=by_time):
-        match event.action:
-            case Action.GRANT:
-                # 1. Saying yes to a purpose says yes to what it includes, but grants that for this purpose only.
-                said_yes_to = with_included({event.purpose})
-                if event.conversation is not None:
-                    closed -= said_yes_to
-                elif event.purpose in closed:
-                    continue
-                if event.source == CONFIG:
-                    by_settings |= {event.purpose}
-                else:
-                    granted |= {event.purpose}
-                revoked -= said_yes_to
-            case Action.REVOKE if event.source == CONFIG:
-                # 2. The settings no longer say yes.
-                by_settings -= {event.purpose}
-            case Action.REVOKE:
-                # 3. Saying no to `log` says no to all that needs it.
-                gone = frozenset(Purpose) if event.purpose is Purpose.LOG else frozenset({event.purpose})
-                granted, by_settings = granted - gone, by_settings - gone
-                revoked |= gone
-                if event.conversation is not None:
-                    closed |= gone
-    return Standing(granted | by_settings, revoked)
+    here = (event for event in events if event.conversation in (None, conversation))
+    return standing(reduce(after, sorted(here, key=by_time), SILENCE), now=now)
 
 
 def follow_settings(wanted: Iterable[Purpose], events: Iterable[GrantEvent], *, now: float) -> dict[Purpose, Action]:
@@ -115,19 +158,6 @@ def follow_settings(wanted: Iterable[Purpose], events: Iterable[GrantEvent], *, 
         elif purpose in theirs - wanted:
             news[purpose] = Action.REVOKE
     return news
-
-
-def next_change(events: Iterable[GrantEvent], *, now: float) -> float:
-    """When the fold of `events` may come to something else by time alone; infinity where it never does."""
-    ends = (event.expires_at for event in events if event.action is Action.GRANT and event.expires_at is not None)
-    return min((end for end in ends if end > now), default=math.inf)
-
-
-def _counts(event: GrantEvent, now: float, conversation: str | None) -> bool:
-    """Whether an event is about this conversation, and has not expired."""
-    if event.conversation not in (None, conversation):
-        return False
-    return event.action is Action.REVOKE or event.expires_at is None or now < event.expires_at
 
 
 def by_time(event: GrantEvent) -> tuple[float, bool, bool]:
@@ -165,15 +195,9 @@ def still_holds(purpose: Purpose, standing: Standing, header_may_grant: bool) ->
     """Say whether an exchange that was kept for `purpose` may still be used for it.
 
     What a header once granted holds until it is revoked, and only while headers may grant at all. For an exchange that
-    was not kept by its header, `header_may_grant` is to be False: see `was_granted`.
+    was not kept by its header, `header_may_grant` is to be False: see `History.was_granted`.
     """
     return purpose in decide(standing.granted, standing.revoked, purpose.value, header_may_grant)
-
-
-def was_granted(purpose: Purpose, events: Iterable[GrantEvent], *, at: float, conversation: str | None = None) -> bool:
-    """Say whether a grant held at `at`, so that what was kept then is kept by it, and only as long as one holds."""
-    before = (event for event in events if event.at <= at)
-    return purpose in with_included(fold(before, now=at, conversation=conversation).granted)
 
 
 def parse_header(text: str) -> frozenset[Purpose] | None:

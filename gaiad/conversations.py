@@ -35,7 +35,7 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
 _PAGE_BYTES = 1024 * 1024
-_DELETED_AT_ONCE = 5000
+_SORTED_AT_MOST = 1000
 _Row: TypeAlias = tuple[object, ...]
 Place: TypeAlias = tuple[float, str]
 """After which exchange the next ones come: its time and its request id."""
@@ -45,10 +45,21 @@ def _length(text: sa.Column[Any]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.length(text), 0)
 
 
+def _feedback_bytes() -> sa.ColumnElement[int]:
+    """What people thought of an exchange goes with it, so its bytes are the exchange's too."""
+    said = tables.feedback.c
+    each = sa.func.coalesce(tables.Octets(said.correction), 0) + sa.func.coalesce(tables.Octets(said.note), 0)
+    query = sa.select(sa.func.coalesce(sa.func.sum(each), 0))
+    return query.where(said.request_id == tables.exchange_contents.c.request_id).scalar_subquery()
+
+
 # Rows of a time when it was not written down have to be measured.
-_SIZE = sa.func.coalesce(
-    tables.exchange_contents.c.size,
-    _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+_SIZE = (
+    sa.func.coalesce(
+        tables.exchange_contents.c.size,
+        _length(tables.exchange_contents.c.request) + _length(tables.exchange_contents.c.response),
+    )
+    + _feedback_bytes()
 )
 
 
@@ -147,9 +158,9 @@ class Conversations:
         contents = tables.exchange_contents.c
         query = _with(contents.user, contents.conversation, contents.purposes)
         query = query.order_by(tables.exchanges.c.at.desc(), tables.exchanges.c.request_id).limit(max(limit, 0))
-        if user is not None:
-            query = query.where(tables.exchange_contents.c.user == (user_name(user) or ""))
         async with self._db.read() as connection:
+            if user is not None:
+                query = query.where(await _is_of(connection, user_name(user) or ""))
             rows = (await connection.execute(query)).mappings().all()
             ids = [row["request_id"] for row in rows]
             said, signals = await newest_of(connection, ids), await _signals(connection, ids)
@@ -234,18 +245,19 @@ class Conversations:
                 found |= {row.request_id for row in rows if purpose in _purposes(row.purposes)}
         return frozenset(found)
 
-    async def delete_old_metadata(self, before: float) -> int:
-        """Delete content-free rows older than `before`, some at a time, so that others may write; say how many."""
+    async def newest(self) -> float | None:
+        """When the last exchange was over, in wall-clock seconds; None where there is none."""
+        async with self._db.read() as connection:
+            (at,) = (await connection.execute(sa.select(sa.func.max(tables.exchanges.c.at)))).one()
+        return None if at is None else float(at)
+
+    async def delete_old_metadata(self, before: float, limit: int) -> int:
+        """Delete the first `limit` content-free rows older than `before`, so that others may write; say how many."""
         exchanges, contents = tables.exchanges, tables.exchange_contents
         old = sa.select(exchanges.c.request_id).where(exchanges.c.at < before)
-        bare = old.where(~sa.exists().where(contents.c.request_id == exchanges.c.request_id)).limit(_DELETED_AT_ONCE)
-        query, count = sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)), 0
-        while True:
-            async with self._db.write() as connection:
-                gone = (await connection.execute(query)).rowcount
-            count += gone
-            if gone < _DELETED_AT_ONCE:
-                return count
+        bare = old.where(~sa.exists().where(contents.c.request_id == exchanges.c.request_id)).limit(limit)
+        async with self._db.write() as connection:
+            return (await connection.execute(sa.delete(exchanges).where(exchanges.c.request_id.in_(bare)))).rowcount
 
     def _without_revoked(self, record: ExchangeRecord) -> ExchangeRecord:
         if not record.purposes and record.user is None and record.request is None and record.response is None:
@@ -261,6 +273,15 @@ class Conversations:
             and selector.covers(user=record.user, conversation=record.conversation, request_id=record.request_id)
             for selector, at in self._closed.items()
         )
+
+
+async def _is_of(connection: AsyncConnection, user: str) -> sa.ColumnElement[bool]:
+    """That an exchange is one of a user's, said so that the newest of them are found without sorting many rows."""
+    contents = tables.exchange_contents.c
+    some = sa.select(contents.request_id).where(contents.user == user).limit(_SORTED_AT_MOST + 1).subquery()
+    (count,) = (await connection.execute(sa.select(sa.func.count()).select_from(some))).one()
+    # 1. Few are got by the index of users, and sorted. 2. One of many is soon met, going back in time.
+    return contents.user == user if count <= _SORTED_AT_MOST else sa.func.coalesce(contents.user, "") == user
 
 
 def _metadata_row(record: ExchangeRecord, dialect: str) -> _Row:

@@ -295,6 +295,7 @@ class _Daemon:
                 **store,
                 "dropped": recorder.dropped,
                 "failed": recorder.failed,
+                "held_back": self.housekeeper.held_back,
                 "set_aside": [{"path": one.path, "at": one.at, "lost": one.lost} for one in self.database.set_aside],
             },
             first_start=self.first_start,

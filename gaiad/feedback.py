@@ -134,10 +134,13 @@ class Feedback:
                 "the exchange was not kept, because its user had not agreed to that",
                 "grant a purpose first; it holds for the exchanges that follow",
             )
-        purposes = frozenset(found["purposes"].split(","))
-        if not self._grants.unrevoked(found["user"], purposes, found["conversation"]):
-            hint = "nothing is added to it unless the user grants that again"
-            return Refuse("the user has revoked what the exchange was kept for", hint)
+        whose = (found["user"], found["conversation"], found["started"])
+        # The learner's question, of each purpose: what serves none of them now is not to grow.
+        if not any(self._grants.still_usable(one, *whose) for one in map(Purpose, found["purposes"].split(","))):
+            return Refuse(
+                "what the exchange was kept for was revoked, or its grant has ended",
+                "nothing is added to it unless the user grants that again",
+            )
         return None
 
 
@@ -145,7 +148,7 @@ async def _exchange(connection: AsyncConnection, request_id: str) -> sa.RowMappi
     """Whose a recorded exchange is and what it is kept for; nobody's and for nothing where its content is not kept."""
     contents = tables.exchange_contents
     query = (
-        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes)
+        sa.select(contents.c.user, contents.c.conversation, contents.c.purposes, tables.exchanges.c.started)
         .select_from(tables.exchanges.outerjoin(contents, contents.c.request_id == tables.exchanges.c.request_id))
         .where(tables.exchanges.c.request_id == request_id)
     )

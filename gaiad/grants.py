@@ -1,7 +1,7 @@
 """Who agreed to what: an append-only table of grants and revocations, and what it comes to now.
 
-Appends events and remembers what they come to until the next one expires, so that a request needs no database to know
-what it may keep. What a history comes to is decided in `consent`; exchanges are `conversations`' work.
+Appends events and remembers what they come to, so that neither a request nor a question about the past needs the table.
+What events come to is decided in `consent`; exchanges are `conversations`' work.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,47 +22,34 @@ from gaiad.consent import (
     GrantEvent,
     Purpose,
     Standing,
-    by_time,
     decide,
-    fold,
+    ends,
     follow_settings,
-    next_change,
     still_holds,
-    was_granted,
 )
+from gaiad.consent_history import History
 from gaiad.curriculum import Json
 from gaiad.db import Database
 from gaiad.errors import Refuse
-from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, user_name
+from gaiad.user import MAX_CONVERSATION_CHARS, MAX_USER_CHARS, conversation_name, is_revocable, user_name
 
-_NOTHING_SAID = Standing()
+NEWEST = 100
+"""How many events an answer holds, if nobody asks for another number."""
 
 
-class _Person:
-    """One user's history, and what it comes to in each conversation that it names, each until a moment."""
+@dataclass(frozen=True, slots=True)
+class Consents:
+    """What a user allows now: purposes with the moment at which each ends, infinity for never; and what was said.
 
-    def __init__(self, history: Sequence[GrantEvent]) -> None:
-        self.history = tuple(history)
-        self._by_scope: dict[str | None, list[GrantEvent]] = {None: []}
-        for event in history:
-            self._by_scope.setdefault(event.conversation, []).append(event)
-        self._standings: dict[str | None, tuple[float, Standing]] = {}
+    `history` are the newest events, oldest first, of `total`.
+    """
 
-    def standing(self, conversation: str | None, now: float) -> Standing:
-        # All conversations that nothing was said about are one.
-        scope = conversation if conversation in self._by_scope else None
-        until, standing = self._standings.get(scope, (-math.inf, _NOTHING_SAID))
-        if now < until:
-            return standing
-        said = self.said_in(scope)
-        standing = fold(said, now=now, conversation=scope)
-        self._standings[scope] = next_change(said, now=now), standing
-        return standing
+    until: Mapping[Purpose, float]
+    history: Sequence[GrantEvent]
+    total: int
 
-    def said_in(self, conversation: str | None) -> list[GrantEvent]:
-        """What was said for a conversation and for all: there may be thousands of others."""
-        here = self._by_scope.get(conversation, []) if conversation is not None else []
-        return self._by_scope[None] + here
+
+_NOBODY = History()
 
 
 class Grants:
@@ -71,7 +59,8 @@ class Grants:
         self._db = db
         # A revocation may be among grants that were lost: nobody's header is believed then.
         self._header_may_grant = db.config.consent.header_may_grant and not db.grants_lost
-        self._people: dict[str, _Person] = {}
+        self._people: dict[str, History] = {}
+        self._unsure: set[str] = set()
         self._loaded = False
         self.clock = clock
 
@@ -82,8 +71,7 @@ class Grants:
         histories: dict[str, list[GrantEvent]] = {}
         for event in found:
             histories.setdefault(event.user, []).append(event)
-        for user, history in histories.items():
-            self._remember(user, history)
+        self._people = {user: History(history) for user, history in histories.items()}
         self._loaded = True
 
     def purposes_for(
@@ -91,7 +79,7 @@ class Grants:
     ) -> frozenset[str]:
         """What an exchange of `user` in `conversation` may be kept for now; empty for nobody, and before `load`."""
         name = user_name(user)
-        if name is None or not self._loaded:
+        if name is None or not self._loaded or not is_revocable(conversation):
             return frozenset()
         standing = self._standing(name, conversation)
         purposes = decide(standing.granted, standing.revoked, header, self._header_may_grant)
@@ -102,11 +90,10 @@ class Grants:
 
         What a grant let be kept is usable while one holds; only what a header did, for as long as headers may grant.
         """
-        if not self._loaded:
+        if not self._loaded or not is_revocable(conversation):
             return False
-        person = self._people.get(user)
-        said = () if person is None else person.said_in(conversation)
-        by_header = not was_granted(purpose, said, at=began, conversation=conversation)
+        person = self._people.get(user, _NOBODY)
+        by_header = not person.was_granted(purpose, at=began, conversation=conversation, now=self.clock())
         return still_holds(purpose, self._standing(user, conversation), self._header_may_grant and by_header)
 
     async def append(
@@ -122,7 +109,8 @@ class Grants:
     ) -> Refuse | None:
         """Append one grant or revocation that happens now, which is `at`; it holds once this returns.
 
-        It is stamped as the last word about this user, whatever the clock said before.
+        It is stamped as the last word about this user, whatever the clock said before. One that changes nothing, being
+        said already, is not written down again.
         """
         name, scope = user_name(user), conversation_name(conversation)
         problem = _grant_problem(name, purpose, action) or _scope_problem(conversation, scope)
@@ -130,23 +118,40 @@ class Grants:
         if name is None or problem is not None:
             return problem
         event = GrantEvent(name, Purpose(purpose), Action(action), source, at, scope, expires_at)
+        try:
+            await self._write(event)
+        except BaseException:
+            # Whether it is written down only the table knows.
+            self._unsure.add(name)
+            raise
+        return None
+
+    async def _write(self, event: GrantEvent) -> None:
         async with self._db.write() as connection:
-            history = await events(connection, name)
-            event = _stamped(event, history)
+            history = await self._known(connection, event.user)
+            if history.is_said(event):
+                return
+            event = history.stamped(event)
             await connection.execute(sa.insert(tables.grants).values(dataclasses.asdict(event)))
-            found = (*history, event)
             if event.action is Action.REVOKE:
                 # Before the commit: what is written meanwhile may not miss a revocation.
-                self._remember(name, found)
-        self._remember(name, found)
-        return None
+                history.append(event)
+        if event.action is Action.GRANT:
+            history.append(event)
+
+    async def _known(self, connection: AsyncConnection, user: str) -> History:
+        """A user's history as it is in the table; read only where it is not known to be in memory as a whole."""
+        if user in self._unsure or not (self._loaded or user in self._people):
+            self._people[user] = History(await events(connection, user))
+            self._unsure.discard(user)
+        return self._people.setdefault(user, History())
 
     async def follow_settings(self, at: float) -> list[tuple[str, Purpose]]:
         """Append what the settings grant and no longer grant; says what they grant in vain, being revoked since."""
         wanted: dict[str, set[Purpose]] = {}
         for user, purpose in self._db.config.consent.granted():
             wanted.setdefault(user_name(user) or user, set()).add(Purpose(purpose))
-        histories = {user: person.history for user, person in self._people.items()}
+        histories = {user: person.events for user, person in self._people.items()}
         for user in sorted({*wanted, *histories}):
             news = follow_settings(wanted.get(user, ()), histories.get(user, ()), now=at)
             for purpose, action in news.items():
@@ -160,59 +165,55 @@ class Grants:
             if purpose.value not in self.purposes_for(user)
         ]
 
+    async def consents(self, user: str, conversation: str | None = None, limit: int = NEWEST) -> Consents:
+        """What `user` allows now, without what a header may add, and the `limit` newest events that it came from."""
+        person = await self._person(user)
+        until = ends(person.told(conversation_name(conversation)), now=self.clock())
+        return Consents(until, person.events[-limit:] if limit > 0 else [], len(person.events))
+
     async def granted(self, user: str, conversation: str | None = None) -> frozenset[str]:
         """The purposes that `user` granted and did not revoke, without what a header may add."""
-        history = await self.history(user)
-        standing = fold(history, now=self.clock(), conversation=conversation_name(conversation))
-        return frozenset(purpose.value for purpose in decide(standing.granted, standing.revoked, None, False))
+        return frozenset(purpose.value for purpose in (await self.consents(user, conversation, 0)).until)
 
     async def standing_at(self, user: str, moment: float, conversation: str | None) -> dict[str, Json]:
-        """What `user` had granted and revoked at a moment in the past, and the last word that it came from."""
-        here = [one for one in await self.history(user) if one.conversation in (None, conversation)]
-        until = [one for one in here if one.at <= moment]
-        standing = fold(until, now=moment, conversation=conversation)
+        """What `user` had granted and revoked at a moment in the past, and the last word that it came from.
+
+        `unclear` are the words of which nobody knows whether they were before or after, for a clock that was ahead.
+        """
+        person = await self._person(user)
+        standing, last, unclear = person.standing_at(moment, conversation, self.clock())
         allowed = decide(standing.granted, standing.revoked, None, False)
         return {
             "granted": [*sorted(purpose.value for purpose in allowed)],
             "revoked": [*sorted(purpose.value for purpose in standing.revoked)],
-            "last": dataclasses.asdict(max(until, key=by_time)) if until else None,
+            "last": None if last is None else dataclasses.asdict(last),
+            "unclear": unclear,
         }
 
     async def history(self, user: str) -> list[GrantEvent]:
         """All that `user` granted and revoked, oldest first."""
+        return list((await self._person(user)).events)
+
+    async def _person(self, user: str) -> History:
         name = user_name(user)
         if name is None:
-            return []
+            return _NOBODY
+        known = self._people.get(name)
+        if known is not None or self._loaded:
+            return known or _NOBODY
         async with self._db.read() as connection:
-            return list(await events(connection, name))
+            return History(await events(connection, name))
 
     def unrevoked(self, user: str | None, purposes: frozenset[str], conversation: str | None) -> frozenset[str]:
         """What of `purposes` nobody said no to since, in this conversation."""
-        # What is nobody's leaves its content-free row all the same.
-        if user is None:
+        # What is nobody's leaves its content-free row all the same, and so does what nobody could revoke for itself.
+        if user is None or not is_revocable(conversation):
             return frozenset()
         revoked = self._standing(user, conversation).revoked
         return frozenset() if Purpose.LOG in revoked else purposes - revoked
 
     def _standing(self, user: str, conversation: str | None) -> Standing:
-        person = self._people.get(user)
-        return _NOTHING_SAID if person is None else person.standing(conversation, self.clock())
-
-    def _remember(self, user: str, events: Sequence[GrantEvent]) -> None:
-        # Histories only grow: of two that were read at nearly the same time, the longer one is the newer.
-        known = self._people.get(user)
-        if known is None or len(events) >= len(known.history):
-            self._people[user] = _Person(events)
-
-
-def _stamped(event: GrantEvent, history: Iterable[GrantEvent]) -> GrantEvent:
-    """The event with a time that makes it the last word: a clock that was set back changes nothing about that.
-
-    A revocation wins over a grant of the same moment, a grant needs a later one.
-    """
-    newest = max((one.at for one in history), default=-math.inf)
-    after = newest if event.action is Action.REVOKE else math.nextafter(newest, math.inf)
-    return dataclasses.replace(event, at=max(event.at, after))
+        return self._people.get(user, _NOBODY).standing(conversation, self.clock())
 
 
 def _grant_problem(user: str | None, purpose: str, action: str) -> Refuse | None:

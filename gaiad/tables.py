@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 metadata = sa.MetaData()
 _ARRAYS: dict[type, str] = {sa.Text: "text[]", sa.Float: "float8[]", sa.Integer: "int4[]", sa.Boolean: "bool[]"}
@@ -171,6 +175,25 @@ erasures = sa.Table(
     sa.Index("erasures_by_time", "at"),
 )
 """What was asked to be erased, how far that is, and the report of what went: names and counts, no content."""
+
+
+class Octets(FunctionElement[int]):
+    """How many bytes a text takes, where `length` would count its characters."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(Octets)
+def _standard(octets: Octets, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401 - as SQLAlchemy hands it on
+    return f"octet_length({compiler.process(octets.clauses, **more)})"
+
+
+@compiles(Octets, "sqlite")
+def _for_sqlite(octets: Octets, compiler: SQLCompiler, **more: Any) -> str:  # noqa: ANN401 - as SQLAlchemy hands it on
+    # Releases before 3.43 have no octet_length.
+    return f"length(CAST({compiler.process(octets.clauses, **more)} AS BLOB))"
+
 
 _AT_ONCE = 500
 

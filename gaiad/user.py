@@ -26,6 +26,11 @@ def conversation_name(text: str | None) -> str | None:
     return _name(text, MAX_CONVERSATION_CHARS)
 
 
+def is_revocable(conversation: str | None) -> bool:
+    """Whether a conversation can be revoked for itself: where its name can be said, or there is none."""
+    return conversation is None or conversation_name(conversation) is not None
+
+
 def _name(text: str | None, longest: int) -> str | None:
     name = (text or "").strip()
     if not name or len(name) > longest or _UNUSABLE.search(name):

@@ -350,7 +350,7 @@ def _expired(write: _Writer, chance: random.Random, count: int) -> list[Step]:
     before = write.asks(count // 2, LEARNED, when=When.BEFORE_END)
     after = write.asks(count - count // 2, NOTHING, when=When.AFTER_END)
     agree = Agree("train", expires_in_s=ENDS_AFTER_S, over_socket=chance.random() < 0.5)
-    return [agree, Ask(early), Judge(early, taken=True), *before, UntilExpired(), *after]
+    return [agree, Ask(early), Judge(early, taken=True), *before, UntilExpired(), *after, Judge(early, taken=False)]
 
 
 def _revoked(write: _Writer, chance: random.Random, count: int) -> list[Step]:
@@ -365,8 +365,8 @@ def _revoked(write: _Writer, chance: random.Random, count: int) -> list[Step]:
     flying = tuple(write.request(LEARNED, how=How.SLOW, when=When.IN_FLIGHT) for _ in range(2))
     steps.append(Flight(flying, Agree(purpose, "revoke", over_socket=chance.random() < 0.5)))
     steps += write.asks(count - count // 2, NOTHING, consent=chance.choice((None, "train")))
-    # Whoever takes back `train` alone still lets what was kept be kept.
-    return [*steps, Judge(before, taken=purpose == "train")]
+    # Whoever takes back `train` alone still lets what was kept be kept, but nothing grants what it might serve.
+    return [*steps, Judge(before, taken=False)]
 
 
 def _narrowed(write: _Writer, chance: random.Random, count: int) -> list[Step]:

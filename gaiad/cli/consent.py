@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from gaiad.cli.command import Context, Subcommands, add, add_group
 from gaiad.cli.erase import erase_named
@@ -35,37 +37,36 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     shown = add(group, common, "show", _show, "Show what a user allows now.")
     shown.add_argument("user", metavar="USER")
     shown.add_argument("--conversation", metavar="C", help="what holds in this conversation")
-    add(group, common, "history", _history, "Show each grant and revocation.").add_argument("user", metavar="USER")
+    told = add(group, common, "history", _history, "Show grants and revocations, the newest last.")
+    told.add_argument("user", metavar="USER")
+    told.add_argument("--limit", type=int, default=100, metavar="N", help="the newest N (1 to 1000, default 100)")
 
 
 def _change(args: argparse.Namespace, context: Context) -> int:
     if args.erase and args.conversation:
         hint = "revoke without --erase, then gaiadctl erase --conversation erases it, whoever took part in it"
         return context.terminal.refused(Refuse("--erase erases all of a user, not one conversation", hint))
-    answer = context.client().post(
-        "consent",
-        user=args.user,
-        purpose=args.purpose,
-        action=args.action,
-        conversation=args.conversation,
-        expires_at=None if args.lasts_s is None else context.terminal.now + args.lasts_s,
-    )
+    end = None if args.lasts_s is None else context.terminal.now + args.lasts_s
+    said = {"purpose": args.purpose, "action": args.action, "conversation": args.conversation, "expires_at": end}
+    answer = context.client().post("consent", user=args.user, **said)
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
     # 1. Programs get one answer, the erasure's report. 2. Erased once nothing more is kept: what comes later is not.
     code = DONE
     if not (args.erase and context.terminal.as_json):
-        code = context.terminal.show(answer, _allowed(args, answer.get("granted")))
+        code = context.terminal.show(
+            answer, _allowed(args, answer, context.terminal.now) + _outlasted(args, answer, end)
+        )
     return erase_named("user", args.user, context) if args.erase else code
 
 
 def _show(args: argparse.Namespace, context: Context) -> int:
     answer = context.client().get("consent", args.user, conversation=args.conversation)
-    return context.terminal.show(answer, _allowed(args, answer.get("granted")))
+    return context.terminal.show(answer, _allowed(args, answer, context.terminal.now))
 
 
 def _history(args: argparse.Namespace, context: Context) -> int:
-    answer = context.client().get("consent", args.user)
+    answer = context.client().get("consent", args.user, limit=args.limit)
     now = context.terminal.now
     rows = [
         (
@@ -78,15 +79,36 @@ def _history(args: argparse.Namespace, context: Context) -> int:
         )
         for event in answer.get("history", [])
     ]
-    return context.terminal.show(answer, table(("WHEN", "ACTION", "PURPOSE", "SCOPE", "EXPIRES", "BY"), rows))
+    text = table(("WHEN", "ACTION", "PURPOSE", "SCOPE", "EXPIRES", "BY"), rows)
+    total = answer.get("total", len(rows))
+    # What is not shown is said, so that nobody takes a part for the whole.
+    more = f"\nthe newest {len(rows)} of {total}: more with --limit" if total > len(rows) else ""
+    return context.terminal.show(answer, text + more)
 
 
-def _allowed(args: argparse.Namespace, granted: object) -> str:
-    names = ", ".join(map(str, granted)) if isinstance(granted, list) else ""
+def _allowed(args: argparse.Namespace, answer: Mapping[str, Any], now: float) -> str:
+    names = ", ".join(map(str, answer.get("granted") or ()))
     where = f" in {args.conversation}" if args.conversation else ""
     if names:
-        return f"{args.user} allows{where}: {names}"
+        until = (answer.get("until") or {}).items()
+        ends = [f"{purpose} ends {_end(end, now)}" for purpose, end in sorted(until) if end is not None]
+        return f"{args.user} allows{where}: {names}" + (f" ({', '.join(ends)})" if ends else "")
     return f"{args.user} allows nothing{where}: no exchange of theirs is kept" + (" there" if where else "")
+
+
+def _outlasted(args: argparse.Namespace, answer: Mapping[str, Any], end: float | None) -> str:
+    """What somebody should know who granted for a time what is granted for longer already."""
+    until = answer.get("until") or {}
+    if end is None or args.purpose not in until:
+        return ""
+    # As it was asked for, but for what is lost of a second on the way.
+    if until[args.purpose] is not None and until[args.purpose] <= end + 1:
+        return ""
+    where = f" --conversation {args.conversation}" if args.conversation else ""
+    return (
+        f"\nan earlier grant of {args.purpose} holds longer, and this one does not shorten it: to have it end sooner,"
+        f" first gaiadctl consent revoke {args.user} --purpose {args.purpose}{where}"
+    )
 
 
 def _end(at: object, now: float) -> str:

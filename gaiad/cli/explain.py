@@ -87,6 +87,8 @@ def _consent_then(then: Mapping[str, Any] | None) -> str:
     said = f"the user allowed {granted}"
     if last:
         said += f" (last word: {last['action']} {last['purpose']}, by {last['source']})"
+    if then.get("unclear"):
+        said += f" ({then['unclear']} more by a clock that was ahead: before or after, nobody knows)"
     return f"{said}; the request's header said {header}" if header else said
 
 

@@ -139,7 +139,8 @@ def _store_line(store: Part) -> str:
         f"damaged and set aside: {one.get('path')} (lost: {', '.join(one.get('lost') or ()) or 'exchanges only'})"
         for one in store.get("set_aside") or ()
     ]
-    return "; ".join([f"{state}, {counts}" if state else counts, *damaged])
+    held_back = [f"nothing goes for its age: {store['held_back']}"] if store.get("held_back") else []
+    return "; ".join([f"{state}, {counts}" if state else counts, *held_back, *damaged])
 
 
 def _took(row: Part, now: float) -> str:

@@ -73,8 +73,8 @@ class Commands(Protocol):
     ) -> Answer:
         """Append a grant or a revocation, for one conversation or all, until a moment or for good."""
 
-    async def consents(self, user: str, conversation: str | None) -> Reply:
-        """What a user granted, in one conversation or outside of any, and the history of it."""
+    async def consents(self, user: str, conversation: str | None, limit: int) -> Reply:
+        """What a user granted, in one conversation or outside of any, and the newest of its history."""
 
     async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
         """Erase what is named, or say what that would reach."""
@@ -200,7 +200,9 @@ async def _consent(request: web.Request) -> web.Response:
 
 async def _consents(request: web.Request) -> web.Response:
     conversation = request.query.get("conversation")
-    return _json(200, await request.app[COMMANDS].consents(request.match_info["user"], conversation))
+    return _json(
+        200, await request.app[COMMANDS].consents(request.match_info["user"], conversation, _limit(request, 100))
+    )
 
 
 async def _erase(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ whether something is refused is for the part that owns it. Reads the clock only 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from gaiad.cycles import Cycles
 from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
 from gaiad.exchange import Judgement
+from gaiad.grants import NEWEST
 from gaiad.registry import Registry, VersionRow
 from gaiad.user import conversation_name, user_name
 
@@ -163,14 +165,16 @@ class DaemonCommands:
             await self._learner.consent_revoked(name)
         return await self.consents(name, conversation)
 
-    async def consents(self, user: str, conversation: str | None = None) -> Reply:
-        """What a user grants now, in a conversation where one is named, and the whole history of it."""
-        history = await self._conversations.grants.history(user)
+    async def consents(self, user: str, conversation: str | None = None, limit: int = NEWEST) -> Reply:
+        """What a user grants now, in a conversation where one is named, and the newest `limit` events of all."""
+        told = await self._conversations.grants.consents(user, conversation, limit)
         return {
             "user": user_name(user) or user,
             "conversation": conversation_name(conversation),
-            "granted": sorted(await self._conversations.grants.granted(user, conversation)),
-            "history": [dataclasses.asdict(event) for event in history],
+            "granted": sorted(purpose.value for purpose in told.until),
+            "until": {purpose.value: None if end == math.inf else end for purpose, end in told.until.items()},
+            "history": [dataclasses.asdict(event) for event in told.history],
+            "total": told.total,
         }
 
     async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:

@@ -14,6 +14,7 @@ from pathlib import Path
 from gaiad.config import EngineConfig
 
 _DIGITS = 16
+_SECRET = frozenset({"key", "keys", "token", "password", "secret"})
 _TEMPLATE_FLAG = "--chat-template"
 
 
@@ -26,15 +27,32 @@ def base_identity(base_model: str, served_name: str) -> str:
 
 
 def engine_digest(settings: EngineConfig, *, version: str, served_name: str, max_model_len: int | None) -> str:
-    """Tell one engine (release, base model, window, arguments) from another."""
-    told = [version, served_name, max_model_len, *settings.extra_args, base_identity(settings.base_model, served_name)]
-    return _short(json.dumps(told))
+    """Tell one engine (release, base model, window, arguments without secrets) from another."""
+    arguments = _without_secrets(settings.extra_args)
+    return _short(
+        json.dumps([version, served_name, max_model_len, *arguments, base_identity(settings.base_model, served_name)])
+    )
 
 
 def template_digest(settings: EngineConfig) -> str:
     """Tell one chat template from another; empty where it cannot be seen from here."""
     text = _given_to_engine(settings.extra_args) or _of_model(Path(settings.base_model or "/nonexistent"))
     return _short(text) if text else ""
+
+
+def _without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The engine's arguments but keys and the like, which make it no other engine: a digest is kept and shown.
+
+    A short secret could be guessed from it. All words up to the next flag belong to one: there may be several keys.
+    """
+    left, is_secret = [], False
+    for word in arguments:
+        if word.startswith("-"):
+            name = word.partition("=")[0].lower().replace("_", "-")
+            is_secret = bool(_SECRET & set(name.split("-")))
+        if not is_secret:
+            left.append(word)
+    return left
 
 
 def _given_to_engine(arguments: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from gaiad.proxy.refusals import Rejection, bad_request, not_your_consent, witho
 from gaiad.user import conversation_name, user_name
 
 MAX_EXPIRES_IN_S = 100 * 366 * 86400
+DEFAULT_EVENTS, MAX_EVENTS = 100, 1000
 _PURPOSES = ("log", "train", "evaluate")
 _ACTIONS = ("grant", "revoke")
 _KNOWN = ("purpose", "action", "conversation", "expires_in_s", "user")
@@ -66,6 +67,15 @@ def read_conversation(value: object) -> str | Rejection | None:
         return None
     name = conversation_name(value) if isinstance(value, str) else None
     return name or bad_request("`conversation` must be the name of one, as text.", param="conversation")
+
+
+def read_limit(value: str | None) -> int | Rejection:
+    """How many of the newest events are wanted."""
+    if value is None:
+        return DEFAULT_EVENTS
+    if not value.isascii() or not value.isdecimal() or len(value) > 4 or not 1 <= int(value) <= MAX_EVENTS:
+        return bad_request(f"`limit` must be 1 to {MAX_EVENTS}.", param="limit")
+    return int(value)
 
 
 def _read_end(value: object, action: str) -> float | Rejection | None:

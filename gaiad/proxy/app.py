@@ -23,7 +23,7 @@ from gaiad.adapter import RegistrySnapshot
 from gaiad.errors import ConfigError, GaiadError, Refuse
 from gaiad.exchange import MAX_NOTE_CHARS, Judgement, is_score, verdict_word
 from gaiad.keys import Key
-from gaiad.proxy.agreeing import own_consent, read_conversation, read_said
+from gaiad.proxy.agreeing import own_consent, read_conversation, read_limit, read_said
 from gaiad.proxy.ask import caller, named_caller
 from gaiad.proxy.body import read_object
 from gaiad.proxy.credentials import key_of
@@ -266,7 +266,10 @@ class Proxy:
             return rejected(user)
         if isinstance(conversation, Rejection):
             return rejected(conversation)
-        return web.json_response(dict(await self._deps.consents(user, conversation)))
+        limit = read_limit(request.query.get("limit"))
+        if isinstance(limit, Rejection):
+            return rejected(limit)
+        return web.json_response(dict(await self._deps.consents(user, conversation, limit)))
 
     def _caller(self, request: web.BaseRequest) -> str | None:
         """Who asks, by key or header; a name in the body proves nothing."""

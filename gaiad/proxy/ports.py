@@ -68,11 +68,11 @@ class ProxyDeps:
 
     `facts` is None until the engine was asked. `consent` says what an exchange of a user may be kept for now, under a
     consent header, in a conversation; it is asked twice a request, so it answers from memory. `change_consent` takes a
-    user's purpose and action, for one conversation or all, until a moment or for good; `consents` tells what they said.
-    `stage_schemas` maps a stage to the JSON schema of its replies, `preludes` to the text of its prelude; `rules`
-    recognise the stage of a request that names none. `flush` returns once what was offered is durable. `exchange` gives
-    one kept exchange, its `user` included; whose eyes it is for is the proxy's to check. `keys` is None where no key is
-    wanted; it is asked on each request.
+    user's purpose and action, for one conversation or all, until a moment or for good; `consents` tells what holds, and
+    so many of the newest events. `stage_schemas` maps a stage to the JSON schema of its replies, `preludes` to the text
+    of its prelude; `rules` recognise the stage of a request that names none. `flush` returns once what was offered is
+    durable. `exchange` gives one kept exchange, its `user` included; whose eyes it is for is the proxy's to check.
+    `keys` is None where no key is wanted; it is asked on each request.
     """
 
     config: Config
@@ -81,7 +81,7 @@ class ProxyDeps:
     facts: Callable[[], EngineKnowledge | None]
     consent: Callable[[str, str | None, str | None], frozenset[str]]
     change_consent: Callable[[str, str, str, str | None, float | None], Awaitable[Mapping[str, Any] | Refuse]]
-    consents: Callable[[str, str | None], Awaitable[Mapping[str, Any]]]
+    consents: Callable[[str, str | None, int], Awaitable[Mapping[str, Any]]]
     offer: Callable[[ExchangeRecord], bool]
     on_reply: Callable[[ReplyOutcome], None]
     health: Callable[[], Mapping[str, Any]]

@@ -175,9 +175,9 @@ class World:
         if self.consent_refusal is not None:
             return self.consent_refusal
         self.said.append((user, purpose, action, conversation, expires_at))
-        return await self._consents(user, conversation)
+        return await self._consents(user, conversation, 100)
 
-    async def _consents(self, user: str, conversation: str | None) -> Mapping[str, Any]:
+    async def _consents(self, user: str, conversation: str | None, limit: int) -> Mapping[str, Any]:
         return {"user": user, "conversation": conversation, "granted": sorted(self.grants.get(user, ())), "history": []}
 
     def _on_reply(self, outcome: ReplyOutcome) -> None:

@@ -42,6 +42,7 @@ class Notebook:
         self.said: list[dict[str, object]] = []
         self.cycle_runs = False
         self.verdict: str | None = "promoted"
+        self.until: dict[str, dict[str, float | None]] = {}
         self.imported: tuple[Path, str | None, bool, str] | None = None
 
     async def status(self) -> Reply:
@@ -98,11 +99,12 @@ class Notebook:
         (held.add if action == "grant" else held.discard)(purpose)
         self.said.append({"action": action, "purpose": purpose, "source": "command", "at": 1.0})
         self.said[-1] |= {"conversation": conversation, "expires_at": expires_at}
-        return await self.consents(user, conversation)
+        return await self.consents(user, conversation, 100)
 
-    async def consents(self, user: str, conversation: str | None) -> Reply:
-        granted = sorted(self.granted.get(user, ()))
-        return {"user": user, "conversation": conversation, "granted": granted, "history": self.said}
+    async def consents(self, user: str, conversation: str | None, limit: int) -> Reply:
+        granted, until = sorted(self.granted.get(user, ())), self.until.get(user, {})
+        told = {"granted": granted, "until": until, "history": self.said[-limit:], "total": len(self.said)}
+        return {"user": user, "conversation": conversation, **told}
 
     async def erase(self, kind: str, name: str, *, dry_run: bool) -> Answer:
         if name == "busy":
@@ -255,6 +257,28 @@ async def test_consent_for_one_conversation_and_for_a_time_is_asked_for_and_show
     assert head.split() == ["WHEN", "ACTION", "PURPOSE", "SCOPE", "EXPIRES", "BY"]
     assert re.search(r"grant +log +c1 +in 1[12] h [0-9]+ min +command", granted)
     assert re.search(r"revoke +log +c1 +- +command", revoked)
+
+
+@pytest.mark.parametrize(
+    ("until", "is_told"), [(None, True), (100_000.0, True), (3600.0, False)], ids=["for good", "longer", "as asked for"]
+)
+async def test_who_grants_for_a_time_what_holds_for_longer_is_told_that_it_is_not_shortened(
+    path: Path, notebook: Notebook, until: float | None, is_told: bool
+) -> None:
+    notebook.until["ada"] = {"train": None if until is None else time.time() + until}
+    code, page, _ = await gaiadctl(path, "consent", "grant", "ada", "--purpose", "train", "--for", "1h")
+    assert (code, "does not shorten it" in page) == (DONE, is_told)
+    assert ("train ends in" in page) is (until is not None)
+    assert "does not" not in (await gaiadctl(path, "consent", "grant", "ada", "--purpose", "train"))[1]
+
+
+async def test_a_long_history_is_shown_in_part_and_said_to_be_one(path: Path, notebook: Notebook) -> None:
+    for _ in range(3):
+        await gaiadctl(path, "consent", "grant", "ada", "--purpose", "train")
+    page = (await gaiadctl(path, "consent", "history", "ada", "--limit", "2"))[1]
+    assert (page.count("grant"), "the newest 2 of 3" in page) == (2, True)
+    assert "newest" not in (await gaiadctl(path, "consent", "history", "ada"))[1]
+    assert (await gaiadctl(path, "consent", "history", "ada", "--limit", "0"))[0] == FAILED
 
 
 async def test_a_refusal_exits_3_with_what_to_try(path: Path, notebook: Notebook) -> None:

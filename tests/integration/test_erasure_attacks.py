@@ -70,7 +70,7 @@ async def test_copies_are_named_even_where_a_crash_came_first_and_the_bare_rows_
         assert await w.database.backup(tmp_path / "copy.db", 10.0) is None
         async with running(an_eraser(w, Dying(w, after=1))) as dying:
             assert isinstance(await dying.erase(ADA, "test"), Refuse)
-        await w.conversations.delete_old_metadata(1e12)
+        await w.conversations.delete_old_metadata(1e12, 1000)
         async with running(an_eraser(w)) as eraser:
             await gone_on_with_by_itself(Erasures(w.database))
             (listed,) = await eraser.listed()

@@ -63,6 +63,8 @@ async def test_a_caller_says_and_sees_what_may_be_kept_of_them(world: World) -> 
         "granted": ["log"],
         "history": [],
     }
+    for limit in ("0", "1001", "many", "-1"):
+        assert (await ask(world, "GET", path=f"{CONSENT}?limit={limit}", X_Gaia_User="ada"))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,10 @@ async def test_a_revocation_over_the_proxy_does_what_the_owners_command_does(tmp
         status, told = await ask(world, "GET", path=f"{CONSENT}?conversation=c1", X_Gaia_User="ada")
         assert (status, told["granted"]) == (200, ["log"])
         assert told == await commands.consents("ada", "c1")
+        assert (told["total"], told["until"].keys()) == (3, {"log"})
+        assert told["until"]["log"] == pytest.approx(time.time() + 60, abs=5)
+        status, least = await ask(world, "GET", path=f"{CONSENT}?limit=1", X_Gaia_User="ada")
+        assert (least["history"], least["total"]) == (told["history"][-1:], 3)
         assert (await ask(world, "GET", X_Gaia_User="ada"))[1]["granted"] == []
     finally:
         await door.cleanup()

@@ -25,8 +25,8 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        card_page consent content ending erasure idle redact redact_checks redact_pattern redact_rules redact_view
-        report retention rollout signals
+        card_page consent consent_history content ending erasure idle redact redact_checks redact_pattern redact_rules
+        redact_view report retention rollout signals
         control.explain control.metrics control.status
         gpu.command gpu.handoff
         learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity

@@ -17,13 +17,13 @@ from gaiad.consent import (
     Purpose,
     Standing,
     decide,
+    ends,
     fold,
     follow_settings,
-    next_change,
     parse_header,
     still_holds,
-    was_granted,
 )
+from gaiad.consent_history import History
 
 LOG, TRAIN, EVALUATE = Purpose.LOG, Purpose.TRAIN, Purpose.EVALUATE
 
@@ -211,13 +211,8 @@ def test_narrowing_never_widens(
 
 
 @given(EVENTS, NOWS, NOWS, CONVERSATIONS)
-def test_time_alone_changes_nothing_before_the_next_change_and_never_widens(
-    events: list[GrantEvent], now: float, wait: float, conversation: str | None
-) -> None:
-    then = now + wait
-    if then < next_change(events, now=now):
-        assert fold(events, now=then, conversation=conversation) == fold(events, now=now, conversation=conversation)
-    assert held(events, then, conversation) <= held(events, now, conversation)
+def test_time_alone_never_widens(events: list[GrantEvent], now: float, wait: float, conversation: str | None) -> None:
+    assert held(events, now + wait, conversation) <= held(events, now, conversation)
 
 
 @pytest.mark.parametrize(
@@ -251,11 +246,38 @@ def test_scopes_and_ends(events: str, everywhere: set[str], in_c1: set[str]) -> 
     assert {*map(str, held(history(events), 100.0, "c1"))} == in_c1
 
 
+@pytest.mark.parametrize(
+    ("events", "in_c1"),
+    [
+        ("+train<50", {"train": 50.0, "log": 50.0}),
+        ("+log +train<50", {"train": 50.0, "log": math.inf}),
+        ("+train +train<50", {"train": math.inf, "log": math.inf}),
+        ("+train<50 +train<60", {"train": 60.0, "log": 60.0}),
+        ("+train<60 +evaluate@c1<50", {"train": 60.0, "evaluate": 50.0, "log": 60.0}),
+        ("-log@c1 +log@c1<30 +train", {"log": 30.0}),
+        ("-train@c1 +train@c1<50 +train", {"train": 50.0, "log": 50.0}),
+        ("+train -log", {}),
+    ],
+)
+def test_it_is_known_until_when_what_is_allowed_holds(events: str, in_c1: dict[str, float]) -> None:
+    assert {str(one): end for one, end in ends(History(history(events)).told("c1"), now=20.0).items()} == in_c1
+
+
+@given(EVENTS, NOWS, CONVERSATIONS)
+def test_what_is_allowed_holds_exactly_as_long_as_is_told(
+    events: list[GrantEvent], now: float, conversation: str | None
+) -> None:
+    told = ends(History(events).told(conversation), now=now)
+    assert told.keys() == held(events, now, conversation)
+    for purpose, end in told.items():
+        assert purpose in held(events, math.nextafter(min(end, 1e9), -math.inf), conversation)
+        assert end == math.inf or purpose not in held(events, end, conversation)
+
+
 def test_a_grant_ends_at_its_very_moment() -> None:
     events = history("+train<50")
     assert held(events, 49.9, None) == {TRAIN, LOG}
     assert held(events, 50.0, None) == frozenset()
-    assert (next_change(events, now=49.0), next_change(events, now=50.0)) == (50.0, math.inf)
 
 
 def test_what_a_header_granted_holds_only_while_headers_may_grant() -> None:
@@ -284,7 +306,8 @@ def test_what_a_header_granted_holds_only_while_headers_may_grant() -> None:
 def test_what_held_when_an_exchange_began_is_what_it_was_kept_by(
     events: str, at: float, conversation: str | None, granted: bool
 ) -> None:
-    assert was_granted(TRAIN, history(events), at=at, conversation=conversation) is granted
+    told = History(history(events))
+    assert told.was_granted(TRAIN, at=at, conversation=conversation, now=100.0) is granted
 
 
 def said(action: Action, purpose: Purpose, at: float, source: str, **more: Any) -> GrantEvent:

@@ -192,7 +192,7 @@ async def test_names_that_the_file_cannot_hold_cost_no_record(conversations: Con
     assert first is not None
     assert second is not None
     assert (first["decision"], first["user"], first["request"]) == ("not_kept", None, None)
-    assert (second["decision"], second["user"], second["conversation"]) == ("kept", "ana", None)
+    assert (second["decision"], second["user"], second["conversation"]) == ("not_kept", None, None)
 
 
 async def test_the_same_record_twice_is_kept_once(conversations: Conversations) -> None:
@@ -202,6 +202,7 @@ async def test_the_same_record_twice_is_kept_once(conversations: Conversations) 
 
 
 async def test_the_list_is_newest_first_without_content_and_by_user_where_named(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 0.5)
     await conversations.keep(
         [record("r1", "log", at=1.0), record("r2", at=2.0), record("r3", "log", user="ben", at=3.0)]
     )
@@ -215,9 +216,30 @@ async def test_the_list_is_newest_first_without_content_and_by_user_where_named(
     assert await conversations.exchanges(-5) == []
 
 
+@pytest.mark.parametrize(("most", "sorts"), [(2, False), (4, True)], ids=["many", "few"])
+async def test_the_newest_of_a_user_are_found_without_sorting_many(
+    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch, most: int, sorts: bool
+) -> None:
+    monkeypatch.setattr("gaiad.conversations._SORTED_AT_MOST", most)
+    users = ("ana", "ben", "ana", "ana", "ana", "ben")
+    await conversations.keep([record(f"r{n}", "log", user=user, at=float(n)) for n, user in enumerate(users)])
+    await conversations.keep([record("bare", at=9.0)])
+    asked: list[tuple[Any, ...]] = []
+    sa.event.listen(db.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
+    found = [row["request_id"] for row in await conversations.exchanges(3, user="ana")]
+    assert found == ["r4", "r3", "r2"]
+    ((text, values),) = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
+    async with db.read() as connection:
+        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+    assert ("contents_by_user" in str(plan)) is sorts
+    assert ("exchanges_by_time" in str(plan)) is not sorts
+    assert await conversations.exchanges(3, user=" ") == []
+
+
 async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attach_it_to(
     conversations: Conversations,
 ) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
     await conversations.keep([record("kept", "log"), record("unkept")])
     unknown = await conversations.feedback.add("none", Judgement("good"), 1.0)
     assert await conversations.feedback.add("\ud800", Judgement("good"), 1.0) == unknown
@@ -318,19 +340,25 @@ async def test_only_old_rows_without_content_are_deleted(conversations: Conversa
     await conversations.keep(
         [record("old", at=1.0), record("old-kept", "log", at=1.0), record("new", at=10.0), record("edge", at=5.0)]
     )
-    assert await conversations.delete_old_metadata(5.0) == 1
+    assert await conversations.delete_old_metadata(5.0, 10) == 1
     assert {row["request_id"] for row in await conversations.exchanges(10)} == {"old-kept", "new", "edge"}
 
 
-async def test_many_old_rows_are_deleted_some_at_a_time(
-    db: Database, conversations: Conversations, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gaiad.conversations._DELETED_AT_ONCE", 2)
+async def test_of_many_old_rows_no_more_go_at_once_than_asked_for(conversations: Conversations) -> None:
     await conversations.keep([record(f"old{number}", at=1.0) for number in range(5)])
-    commits: list[object] = []
-    sa.event.listen(db.engine.sync_engine, "commit", commits.append)
-    assert await conversations.delete_old_metadata(5.0) == 5
-    assert (len(commits), await conversations.exchanges(10)) == (3, [])
+    assert [await conversations.delete_old_metadata(5.0, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert await conversations.exchanges(10) == []
+
+
+async def test_the_size_of_an_exchange_counts_the_bytes_of_its_feedback(conversations: Conversations) -> None:
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
+    await conversations.keep([record("r1", "log"), record("r2", "log")])
+    (_, before), _ = await conversations.held(None, 10)
+    for given in (Judgement("bad", "snö" * 1000, note="☃" * 10), Judgement("bad", "x"), Judgement("good")):
+        assert await conversations.feedback.add("r1", given, 101.0) is None
+    found, _ = await conversations.held(None, 10)
+    sizes = {held.request_id: held.size for held in found}
+    assert sizes == {"r1": before.size + 4000 + 30 + 1, "r2": before.size}
 
 
 async def test_a_batch_that_cannot_be_written_raises_and_leaves_nothing(

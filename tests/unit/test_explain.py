@@ -90,6 +90,10 @@ def test_what_was_asked_and_answered_is_not_told() -> None:
     assert "with a correction" in explained(told, 100.0)
 
 
+def test_words_of_a_clock_that_was_ahead_are_told_as_that() -> None:
+    assert "(2 more by a clock that was ahead" in explained(explanation(kept(), {**THEN, "unclear": 2}, NOW, []), 100.0)
+
+
 @pytest.mark.parametrize(
     ("decision", "says"), [("not_kept", "nobody had agreed to that"), ("erased", "was erased"), ("expired", "was over")]
 )
@@ -134,7 +138,7 @@ async def test_consent_is_told_as_it_was_at_that_moment(tmp_path: Path, store_at
     await grants.append("ana", "log", "grant", "http", 15.0, conversation="c2")
     await grants.append("ana", "train", "revoke", "command", 20.0)
     try:
-        assert await grants.standing_at("ana", 5.0, None) == {"granted": [], "revoked": [], "last": None}
+        assert await grants.standing_at("ana", 5.0, None) == {"granted": [], "revoked": [], "last": None, "unclear": 0}
         then = await grants.standing_at("ana", 19.0, "c1")
         assert (then["granted"], then["revoked"]) == (["log", "train"], [])
         assert isinstance(then["last"], dict)

@@ -152,6 +152,34 @@ async def test_what_a_grant_for_a_time_let_be_kept_is_learned_from_no_longer_tha
     await database.close()
 
 
+@pytest.mark.parametrize("header_may_grant", [False, True])
+async def test_feedback_is_taken_for_as_long_as_the_exchange_may_be_used_for_something(
+    tmp_path: Path, header_may_grant: bool
+) -> None:
+    consent = ConsentConfig(header_may_grant=header_may_grant)
+    database = await Database.open(Config(tmp_path, tmp_path / "control.sock", consent=consent))
+    store = Conversations(database)
+    await store.load()
+    now = 1000.0
+    store.grants.clock = lambda: now
+    await store.grants.append("ana", "train", "grant", "test", now, expires_at=1060.0)
+    await store.keep([record("granted", said("so"), started=1010.0)])
+    assert await store.feedback.add("granted", Judgement("bad"), now) is None
+    now = 1060.0
+    await store.keep([record("by-header", said("so"), started=1070.0)])
+    refused = await store.feedback.add("granted", Judgement("bad", "right"), now)
+    assert isinstance(refused, Refuse)
+    assert refused.hint
+    assert (await store.feedback.add("by-header", Judgement("bad"), now) is None) is header_may_grant
+    # A new grant opens it again.
+    await store.grants.append("ana", "log", "grant", "test", now)
+    assert await store.feedback.add("granted", Judgement("good"), now) is None
+    kept = await store.exchange("granted")
+    assert kept is not None
+    assert [one["verdict"] for one in kept["feedback"]] == ["bad", "good"]  # type: ignore[index, union-attr, call-overload]
+    await database.close()
+
+
 @given(st.one_of(st.floats(), st.integers(), st.booleans(), st.text(), st.none()))
 def test_a_score_is_a_number_from_0_to_1(value: object) -> None:
     assert is_score(value) is (type(value) in (int, float) and 0 <= float(value) <= 1)  # type: ignore[arg-type]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -13,7 +17,7 @@ from gaiad.config import Config, ConsentConfig, StoreConfig
 from gaiad.consent import Action, Purpose
 from gaiad.conversations import Conversations
 from gaiad.db import Database
-from gaiad.errors import Refuse
+from gaiad.errors import Refuse, StoreError
 from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.grants import Grants
 
@@ -169,6 +173,9 @@ async def test_only_exchanges_of_a_conversation_that_was_agreed_to_are_kept_and_
     assert [row["exchange_id"] for row in await store.feedback.corrected(["generation"])] == ["r-c1"]
     await say(grants, Action.REVOKE, "train", "c1")
     assert await store.feedback.corrected(["generation"]) == []
+    assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
+    # It was kept for the log too, which is agreed to by itself again.
+    await say(grants, Action.GRANT, "log", "c1")
     assert await store.feedback.add("r-c1", Judgement("good"), clock.now) is None
     await say(grants, Action.REVOKE, "log", "c1")
     assert isinstance(await store.feedback.add("r-c1", Judgement("good"), clock.now), Refuse)
@@ -224,4 +231,95 @@ async def test_what_was_kept_is_usable_as_long_as_what_it_was_kept_by(
     await say(grants, "revoke", "train")
     assert not usable(1010.0, "c2")
     assert not usable(1070.0, "c1")
+    await database.close()
+
+
+@contextlib.contextmanager
+def counted(db: Database) -> Iterator[list[str]]:
+    """The statements that the database is asked meanwhile, but for those that begin and end."""
+    asked: list[str] = []
+
+    def note(*told: Any) -> None:
+        asked.append(told[2])
+
+    sa.event.listen(db.engine.sync_engine, "before_cursor_execute", note)
+    yield asked
+    sa.event.remove(db.engine.sync_engine, "before_cursor_execute", note)
+
+
+async def test_a_grant_more_reads_no_history_and_an_answer_holds_the_newest_of_it(db: Database, clock: Clock) -> None:
+    rows = [
+        {"user": "ana", "purpose": "train", "action": action, "source": "http", "at": float(n)}
+        for n, action in enumerate(["grant", "revoke"] * 500)
+    ]
+    async with db.write() as connection:
+        await connection.execute(sa.insert(tables.grants), rows)
+    grants = Grants(db, clock)
+    await grants.load()
+    with counted(db) as asked:
+        await say(grants, "grant", "train")
+        told = await grants.consents("ana", limit=3)
+        await grants.standing_at("ana", 500.0, None)
+        assert not grants.still_usable(Purpose.EVALUATE, "ana", None, 500.0)
+    assert [text.split()[0] for text in asked if not text.startswith("BEGIN")] == ["INSERT"]
+    assert [event.at for event in told.history] == [998.0, 999.0, 1000.0]
+    assert (told.total, len(await grants.history("ana"))) == (1001, 1001), "no event is dropped"
+
+
+async def test_what_is_said_again_is_answered_and_not_written_down_again(db: Database, grants: Grants) -> None:
+    for action in ("grant", "grant", "revoke", "revoke", "revoke"):
+        await say(grants, action, "train")
+    await say(grants, "grant", "log", expires_at=2000.0)
+    await say(grants, "grant", "log", expires_at=1500.0)
+    await say(grants, "grant", "log", expires_at=2500.0)
+    fresh = Grants(db, grants.clock)
+    await fresh.load()
+    told = [(event.action, event.expires_at) for event in await fresh.history("ana")]
+    assert told == [("grant", None), ("revoke", None), ("grant", 2000.0), ("grant", 2500.0)]
+
+
+async def test_what_could_not_be_written_is_not_counted_once_the_table_can_be_asked_again(
+    db: Database, grants: Grants
+) -> None:
+    await say(grants, "grant", "train")
+
+    def no_room(_: sa.Connection) -> None:
+        raise sqlite3.OperationalError("the disk is full")
+
+    sa.event.listen(db.engine.sync_engine, "commit", no_room)
+    for action in ("grant", "revoke"):
+        with pytest.raises(StoreError):
+            await grants.append("ana", "log", action, "http", 1000.0)
+    assert grants.purposes_for("ana") == frozenset(), "nobody knows yet whether the revocation was written"
+    sa.event.remove(db.engine.sync_engine, "commit", no_room)
+    await say(grants, "grant", "log")
+    assert [event.purpose for event in await grants.history("ana")] == ["train", "log"]
+    assert grants.purposes_for("ana") == {"log", "train"}
+
+
+@pytest.mark.parametrize("name", ["x" * 1001, "a\0b", "\ud800", " "], ids=["too long", "zero byte", "half", "blank"])
+@pytest.mark.parametrize("header", [None, "train"])
+async def test_of_a_conversation_that_could_not_be_revoked_for_itself_nothing_is_kept(
+    tmp_path: Path, clock: Clock, name: str, header: str | None
+) -> None:
+    database = await Database.open(
+        Config(tmp_path, tmp_path / "control.sock", consent=ConsentConfig(header_may_grant=True))
+    )
+    grants = Grants(database, clock)
+    await grants.load()
+    await say(grants, "grant", "train")
+    assert isinstance(await grants.append("ana", "log", "revoke", "http", 1000.0, conversation=name), Refuse)
+    assert grants.purposes_for("ana", header, name) == frozenset()
+    assert not grants.still_usable(Purpose.TRAIN, "ana", name, 1000.0), "what an older release kept of it stays unused"
+    store = Conversations(database, grants)
+    offered = msgspec.structs.replace(exchange(grants, "r1", name), purposes=frozenset({"log", "train"}))
+    await store.keep([offered])
+    kept = await store.exchange("r1")
+    assert kept is not None
+    assert (kept["user"], kept["conversation"], kept["request"], kept["decision"]) == (None, None, None, "not_kept")
+    # The longest that can be named is kept, and revoked for itself.
+    longest = "x" * 1000
+    assert grants.purposes_for("ana", header, longest) == {"log", "train"}
+    await say(grants, "revoke", "log", longest)
+    assert grants.purposes_for("ana", header, longest) == frozenset()
     await database.close()

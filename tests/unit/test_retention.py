@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ from gaiad.erasure import Kind, Phase, Selector
 from gaiad.erasures import Erasures
 from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.housekeeper import Housekeeper, bounds_of
-from gaiad.retention import Bound, Held, Retention
+from gaiad.retention import Bound, Held, Look, Retention, first_look, held_back, look_again
 
 LOG, TRAIN, EVALUATE = Purpose
 DAY_S = 86400.0
@@ -94,6 +96,65 @@ def test_nothing_is_kept_for_more_than_before_and_doing_it_again_changes_nothing
     still_there = [row for row in left if row.purposes]
     again = Retention(bounds, 50)
     assert [again.still(row) for row in still_there] == [row.purposes for row in still_there]
+
+
+HOUR_S, YEAR_S = 3600.0, 365 * DAY_S
+
+
+def looks(*moments: tuple[float, float], last: float | None = None) -> list[Look]:
+    """Looks at the clock at moments that are told by it and by one that nobody sets."""
+    found: list[Look] = []
+    for wall, steady in moments:
+        found.append(look_again(found[-1], wall, steady) if found else first_look(last, wall, steady))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("last", "moments", "believed"),
+    [
+        (None, [(1000.0, 5.0), (4600.0, 3605.0)], [1000.0, 4600.0]),
+        # Set right by less than a day, or back by any time: it is believed.
+        (None, [(0.0, 0.0), (HOUR_S + DAY_S, HOUR_S)], [0.0, HOUR_S + DAY_S]),
+        (None, [(YEAR_S, 0.0), (HOUR_S, HOUR_S)], [YEAR_S, HOUR_S]),
+        # Ahead by years while gaiad runs: not for a day, and then it is.
+        (
+            None,
+            [(0.0, 0.0), *((YEAR_S + hour * HOUR_S, hour * HOUR_S) for hour in (1, 13, 24, 25))],
+            [0.0, HOUR_S, 13 * HOUR_S, 24 * HOUR_S, YEAR_S + 25 * HOUR_S],
+        ),
+        # Set right in time nothing ever happened.
+        (None, [(0.0, 0.0), (YEAR_S, HOUR_S), (2 * HOUR_S, 2 * HOUR_S)], [0.0, HOUR_S, 2 * HOUR_S]),
+        # It jumps again: the time of waiting begins anew.
+        (
+            None,
+            [(0.0, 0.0), (YEAR_S, HOUR_S), (3 * YEAR_S, 20 * HOUR_S), (3 * YEAR_S + 20 * HOUR_S, 40 * HOUR_S)],
+            [0.0, HOUR_S, 20 * HOUR_S, 40 * HOUR_S],
+        ),
+        # Nobody looked for a while: an hour, for most likely gaiad was not running.
+        (0.0, [(YEAR_S, 7.0), (YEAR_S + HOUR_S, HOUR_S + 7)], [0.0, YEAR_S + HOUR_S]),
+        (0.0, [(DAY_S, 7.0)], [DAY_S]),
+        (YEAR_S, [(0.0, 7.0)], [0.0]),
+    ],
+)
+def test_a_clock_that_jumped_ahead_is_believed_once_it_stood_there_for_a_while(
+    last: float | None, moments: list[tuple[float, float]], believed: list[float]
+) -> None:
+    assert [look.now for look in looks(*moments, last=last)] == believed
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, DAY_S / 2)), min_size=1, max_size=8))
+def test_the_time_that_is_believed_never_runs_ahead_of_the_clock_nor_of_what_passed_without_a_wait(
+    drawn: list[tuple[float, float]],
+) -> None:
+    steady, before = 0.0, None
+    for wall, passed in drawn:
+        steady += passed
+        look = first_look(None, wall, steady) if before is None else look_again(before, wall, steady)
+        assert look.now <= wall
+        assert (held_back(look) is None) is (look.now == wall)
+        if before is not None and not before.ahead_s:
+            assert look.now <= before.now + passed + DAY_S + 1e-3, "a jump is not believed at the first look"
+        before = look
 
 
 def record(number: int, at: float, *given: str) -> ExchangeRecord:
@@ -215,11 +276,110 @@ async def test_old_rows_go_even_where_a_dataset_cannot(tmp_path: Path) -> None:
     (dataset(config.datasets_dir, "odd", "r1") / "train.jsonl").unlink()
     (config.datasets_dir / "odd" / "train.jsonl").mkdir()
     housekeeper = Housekeeper(
-        config=config, conversations=conversations, erasures=Erasures(database), is_learning=lambda: False
+        config=config,
+        conversations=conversations,
+        erasures=Erasures(database),
+        is_learning=lambda: False,
+        clock=lambda: 91 * DAY_S,
     )
+    (tmp_path / "housekeeping.json").write_text(json.dumps({"believed": 91 * DAY_S}))
     with pytest.raises(IsADirectoryError):
         await housekeeper.tidy()
     assert await conversations.exchanges(5) == []
+    await database.close()
+
+
+async def test_a_clock_that_was_set_years_ahead_lets_nothing_go_and_its_looks_outlast_a_restart(tmp_path: Path) -> None:
+    store = dataclasses.replace(StoreConfig(), log_days=10, metadata_days=20)
+    config = Config(tmp_path, tmp_path / "control.sock", store=store)
+    database = await Database.open(config)
+    conversations = Conversations(database)
+    await conversations.load()
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
+    now, ahead, steady = 100 * DAY_S, 0.0, 0.0
+    await conversations.keep([record(1, now - 9.5 * DAY_S, "log"), record(2, now - 19.5 * DAY_S), record(3, now)])
+
+    def made() -> Housekeeper:
+        return Housekeeper(
+            config=config,
+            conversations=conversations,
+            erasures=Erasures(database),
+            is_learning=lambda: False,
+            clock=lambda: now + steady + ahead,
+            steady=lambda: steady,
+        )
+
+    async def left() -> dict[str, str]:
+        return {str(row["request_id"]): str(row["decision"]) for row in await conversations.exchanges(9)}
+
+    everything = {"r1": "kept", "r2": "not_kept", "r3": "not_kept"}
+    try:
+        # 1. Nobody noted a look yet: the newest row says what time it was.
+        ahead = YEAR_S
+        housekeeper = made()
+        await housekeeper.tidy()
+        assert await left() == everything
+        assert "365.0 days ahead" in (housekeeper.held_back or "")
+        # 2. What came while it was ahead is no reason to believe it after a restart.
+        await conversations.keep([record(4, now + ahead)])
+        await made().tidy()
+        assert await left() == {**everything, "r4": "not_kept"}
+        # 3. Set right: what is over by the right time goes.
+        ahead, steady = 0.0, 0.6 * DAY_S
+        await housekeeper.tidy()
+        assert housekeeper.held_back is None
+        assert await left() == {"r1": "expired", "r3": "not_kept", "r4": "not_kept"}
+    finally:
+        await database.close()
+
+
+async def test_a_first_look_that_cannot_be_read_is_as_none(tmp_path: Path) -> None:
+    config = Config(tmp_path, tmp_path / "control.sock")
+    database = await Database.open(config)
+    for text in ("", "{", "[]", "{}", '{"believed": "soon"}', '{"believed": NaN}'):
+        (tmp_path / "housekeeping.json").write_text(text)
+        await Housekeeper(
+            config=config,
+            conversations=Conversations(database),
+            erasures=Erasures(database),
+            is_learning=lambda: False,
+            clock=lambda: 5.0,
+        ).tidy()
+        assert json.loads((tmp_path / "housekeeping.json").read_text()) == {"believed": 5.0}
+    await database.close()
+
+
+async def test_much_is_let_go_of_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gaiad.housekeeper._CONTENTS_AT_ONCE", 3)
+    monkeypatch.setattr("gaiad.housekeeper._ROWS_AT_ONCE", 4)
+    store = dataclasses.replace(StoreConfig(), log_days=1, metadata_days=1)
+    config = Config(tmp_path, tmp_path / "control.sock", store=store)
+    database = await Database.open(config)
+    conversations = Conversations(database)
+    await conversations.load()
+    await conversations.grants.append("ana", "log", "grant", "test", 1.0)
+    # Half a megabyte each: two of them are enough for one go, and one with two of the others.
+    await conversations.keep([record(number, 1.0, "log") for number in range(5)])
+    small = [msgspec.structs.replace(record(n, 1.0, "log"), request={"messages": []}) for n in range(5, 10)]
+    await conversations.keep(small)
+    gone: list[int] = []
+
+    def note(*told: Any) -> None:
+        cursor, text = told[1], told[2]
+        if text.startswith(("DELETE FROM exchange_contents", "DELETE FROM exchanges")):
+            gone.append(cursor.rowcount)
+
+    sa.event.listen(database.engine.sync_engine, "after_cursor_execute", note)
+    housekeeper = Housekeeper(
+        config=config,
+        conversations=conversations,
+        erasures=Erasures(database),
+        is_learning=lambda: False,
+        clock=lambda: 3 * DAY_S,
+    )
+    (tmp_path / "housekeeping.json").write_text(json.dumps({"believed": 3 * DAY_S}))
+    await housekeeper.tidy()
+    assert (gone, await conversations.exchanges(9)) == ([3, 3, 2, 2, 4, 4, 2], [])
     await database.close()
 
 

@@ -101,3 +101,10 @@ def test_whatever_was_said_can_be_printed_on_any_terminal(encoding: str, shown: 
             assert json.loads(text) == answer
         else:
             assert text == f"{shown}\n"
+
+
+def test_why_nothing_goes_for_its_age_is_told() -> None:
+    assert "nothing goes for its age: the clock is ahead" in render_status(
+        {"store": {"held_back": "the clock is ahead"}}, 0
+    )
+    assert "age" not in render_status({"store": {"held_back": None}}, 0)

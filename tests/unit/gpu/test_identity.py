@@ -6,6 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from gaiad.config import EngineConfig
 from gaiad.gpu.identity import engine_digest, template_digest
 
@@ -37,6 +39,26 @@ def test_another_release_window_argument_or_model_is_another_engine(tmp_path: Pa
         digest(EngineConfig()),
     ]
     assert len({same, *others}) == 7
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        ("--api-key", "sesame"),
+        ("--api-key", "sesame", "another"),
+        ("--api-key=sesame",),
+        ("--API_KEY=sesame",),
+        ("--hf-token", "sesame"),
+        ("--ssl-keyfile-password", "sesame"),
+    ],
+)
+def test_no_secret_among_the_arguments_is_in_a_digest(secret: tuple[str, ...]) -> None:
+    arguments = ("--seed", "1", *secret, "--max-num-batched-tokens", "2048", "--tokenizer-mode", "slow")
+    without = ("--seed", "1", "--max-num-batched-tokens", "2048", "--tokenizer-mode", "slow")
+    assert digest(EngineConfig(extra_args=arguments)) == digest(EngineConfig(extra_args=without))
+    # What is no secret counts on, also where its name resembles one's.
+    others = [(*without[:index], "7", *without[index + 1 :]) for index in (1, 3, 5)]
+    assert len({digest(EngineConfig(extra_args=one)) for one in [without, *others]}) == 4
 
 
 def test_a_template_is_known_by_its_text_wherever_it_stands(tmp_path: Path) -> None:
