@@ -13,11 +13,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+from gaiad.errors import ConfigError
+
 AdapterName = NewType("AdapterName", str)
 VersionName = NewType("VersionName", str)
 
 _ADAPTER = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?")
 _VERSION = re.compile(r"(?P<adapter>[a-z0-9][a-z0-9-]*)@v(?P<number>[1-9][0-9]*)-(?P<digest>[0-9a-f]{8})")
+
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts for `--max-lora-rank`."""
 
 
 class VersionStage(StrEnum):
@@ -88,3 +93,15 @@ class RegistrySnapshot:
     servable: frozenset[VersionName] = frozenset()
     active_unloaded: Mapping[AdapterName, VersionName] = field(default_factory=dict)
     servable_unloaded: frozenset[VersionName] = frozenset()
+
+
+def lora_rank_slot(needed: int) -> int:
+    """Round a LoRA rank up to what vLLM accepts for `--max-lora-rank`.
+
+    Raises:
+        ConfigError: above 512.
+    """
+    for rank in SERVED_RANKS:
+        if needed <= rank:
+            return rank
+    raise ConfigError(f"rank {needed} is above the largest that vLLM accepts (512)", hint="lower the curriculum's rank")

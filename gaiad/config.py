@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from gaiad.adapter import is_adapter_name
+from gaiad.adapter import SERVED_RANKS, is_adapter_name
 from gaiad.errors import ConfigError
 from gaiad.options import StageOptions
 from gaiad.user import MAX_USER_CHARS, user_name
@@ -37,7 +37,6 @@ DEFAULT_STAGES: Mapping[str, str] = {
 
 _STAGE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,8 +389,8 @@ def _check_meaning(sections: Mapping[str, typing.Any], stages: Mapping[str, str]
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
         problems.append(f"proxy.listen = {proxy.listen!r} must be HOST:PORT")
     _check_engine_place(engine, learning, problems)
-    if engine.max_lora_rank not in (0, *_RANKS):
-        allowed = ", ".join(str(rank) for rank in _RANKS)
+    if engine.max_lora_rank not in (0, *SERVED_RANKS):
+        allowed = ", ".join(str(rank) for rank in SERVED_RANKS)
         problems.append(f"engine.max_lora_rank = {engine.max_lora_rank} must be 0 (by curriculum) or one of {allowed}")
     if engine.max_cpu_loras < engine.max_loras:
         problems.append(f"engine.max_cpu_loras = {engine.max_cpu_loras} must be at least max_loras")
@@ -482,15 +481,3 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
 def names_module(registry: str) -> bool:
     """Whether a registry of tools is named as `module:attribute`, and not as a file."""
     return _MODULE.fullmatch(registry) is not None
-
-
-def lora_rank_slot(needed: int) -> int:
-    """Round a LoRA rank up to what vLLM accepts for `--max-lora-rank`.
-
-    Raises:
-        ConfigError: above 512.
-    """
-    for rank in _RANKS:
-        if needed <= rank:
-            return rank
-    raise ConfigError(f"rank {needed} is above the largest that vLLM accepts (512)", hint="lower the curriculum's rank")

@@ -22,8 +22,8 @@ from pathlib import Path
 import structlog
 
 from gaiad import logs
-from gaiad.adapter import AdapterName
-from gaiad.config import Config, lora_rank_slot
+from gaiad.adapter import AdapterName, lora_rank_slot
+from gaiad.config import Config
 from gaiad.control.app import serve
 from gaiad.control.commands import DaemonCommands
 from gaiad.control.status import World, health_of, health_page

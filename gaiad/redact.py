@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gaiad.redact_checks import PLACEHOLDER, is_card, is_secret_value
+from gaiad.redact_columns import cells
+from gaiad.redact_doubts import PLACEHOLDER, is_secret_value
+from gaiad.redact_numbers import is_card
 from gaiad.redact_rules import Rules
 from gaiad.redact_view import views
 
@@ -73,16 +75,19 @@ class Scrubber:
             named = self._names.get(name)
             if named is None:
                 named = self._names_a_secret(name)
-                cleaned = self._text(name, scope, counts)
+                shown = self._text(name, scope, counts)
                 # Few names are ever used, again and again; one in which something was found is not remembered.
-                if cleaned == name and len(name) <= _NAME and len(self._names) < _REMEMBERED:
+                if shown == name and len(name) <= _NAME and len(self._names) < _REMEMBERED:
                     self._names[name] = named
-                name = cleaned
+                name = shown
             names.append(name)
-            if named and isinstance(one, str) and is_secret_value(one):
-                ones.append(self._placeholder("PASSWORD", one, scope, counts))
-            else:
-                ones.append(self._scrubbed(one, scope, counts))
+            cleaned = one if named and isinstance(one, str) else self._scrubbed(one, scope, counts)
+            if named and isinstance(cleaned, str) and not is_secret_value(cleaned):
+                cleaned = self._text(cleaned, scope, counts)
+            # What was no secret may look like one when something has gone from it.
+            if named and isinstance(cleaned, str) and is_secret_value(cleaned):
+                cleaned = self._placeholder("PASSWORD", cleaned, scope, counts)
+            ones.append(cleaned)
         found = dict(zip(names, ones, strict=True))
         return found if len(found) == len(names) else dict(zip(_apart(names, value), ones, strict=True))
 
@@ -132,6 +137,8 @@ class Scrubber:
                         start, end = span[0], _before_escape(view.text, *span)
                         if start < end:
                             spans.append((view.place(start), view.place(end), rule.type, view.text[start:end]))
+            for start, end, kind in cells(view):
+                spans.append((view.place(start), view.place(end), kind, view.text[start:end]))
         return _joined(spans, taken)
 
     def _placeholder(self, kind: str, value: str, scope: str, counts: Counter[str]) -> str:

@@ -5,141 +5,32 @@ Each check takes a match and returns the span that is to go, or None. Touches no
 
 from __future__ import annotations
 
-import ipaddress
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 
-PLACEHOLDER = re.compile(r"\[[A-Z][A-Z_]{1,30}_[a-z]{6}\]")
-"""What stands in the place of what was replaced."""
+from gaiad.redact_doubts import (
+    PLACEHOLDER,
+    is_about,
+    is_drawn,
+    is_identifier,
+    is_line_of_many,
+    is_odd,
+    is_place,
+    is_public,
+    is_secret_value,
+    is_term,
+    looks_random,
+    speaks_of,
+)
+from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, national, span_of
 
-# ISO 13616: how long an IBAN of each country is.
-_IBAN_LENGTHS = (
-    "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29"
-    " ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20"
-    " LB28 LC32 LI21 LT20 LU20 LV21 MC27 MD24 ME22 MK19 MR27 MT31 MU30 NL18 NO15 PK24 PL28 PS29 PT25 QA29"
-    " RO24 RS22 SA24 SC31 SE24 SI19 SK24 SM27 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20"
-)
-_LENGTH_OF = {word[:2]: int(word[2:]) for word in _IBAN_LENGTHS.split()}
-_NO_SECRETS = frozenset(
-    [
-        "none",
-        "null",
-        "true",
-        "false",
-        "undefined",
-        "nil",
-        "required",
-        "optional",
-        "string",
-        "str",
-        "int",
-        "text",
-        "secret",
-        "password",
-        "passwd",
-        "passwort",
-        "token",
-        "key",
-        "hidden",
-        "redacted",
-        "masked",
-        "changeme",
-        "example",
-        "your",
-        "yourpassword",
-        "mypassword",
-        "missing",
-        "empty",
-        "wrong",
-        "invalid",
-        "expired",
-        "incorrect",
-        "needed",
-        "forgotten",
-        "reset",
-        "change",
-        "changed",
-        "here",
-        "value",
-        "input",
-        "field",
-        "type",
-        "todo",
-        "tbd",
-        "unset",
-        "default",
-        "enabled",
-        "disabled",
-        "erforderlich",
-        "falsch",
-        "vergessen",
-        "abgelaufen",
-        "ungültig",
-        "nicht",
-        "leer",
-        "fehlt",
-        "obligatoire",
-        "incorrecta",
-        "requerida",
-    ]
-)
-_STAND_INS = re.compile(
-    r"(?i)^(?:[x*.•_-]+|your[\w-]*|my[_-][\w-]*|<.*>|\{.*|\$.*|%.*|\[.*|&.*|\.\.\.|example[\w-]*|"
-    r"(?:insert|enter|replace|put|add|paste)[\w-]*|dein[\w-]*|ihr[e_-][\w-]*)$"
-)
-_CODE = re.compile(r"^(?:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_][\w.]*[(\[].*|new\s.*|await\s.*|lambda.*)$")
-_FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "py", "css"])
-_SPEAKS_OF = re.compile(
-    r"(?i)(?:type|name|url|uri|count|limit|length|hint|policy|format|field|_id|id)[\"'`\])]{0,3}\s*[:=]>?\s*[\"'`]?$"
-)
-_UUID = re.compile(r"(?i)^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-_VERSION_BEFORE = re.compile(
-    r"(?i)(?:\bv|version|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|no|nr|build|rev)[\s.:=_-]{0,3}$"
-)
-_SETTING = re.compile(r"\s*(?:- |export |set )?[\w.-]*")
-_LINE_END = re.compile(r"[ \t\r\"']*(?:\n|\Z)")
+_FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
+_SETTING = re.compile(r"[\s*_>|]*(?:[-+] |\d\. |export |set |const |ENV |declare )?[*_]{0,2}(?:[\w.-]+[ \t]?){0,3}")
+_PARTED = re.compile(r"[/|,;(] ?\Z")
+_QUOTED = re.compile(r"([\"'`])[^\"'`\n\\]{4,100}\1|„[^“”\n]{4,100}[“”]|“[^”\n]{4,100}”|«[^»\n]{4,100}»")
+_LINE_END = re.compile(r"[ \t\r\"'`*|]*(?:\n|\Z)")
 # A line may be as long as its text: a setting's name ends nearer to its beginning.
 _NAME_END = 1000
-_CARD_PREFIX = re.compile(r"^(?:4|5[0-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[0-8]|6)")
-
-
-def span_of(match: re.Match[str]) -> tuple[int, int]:
-    """What of a match is to go where nothing else is asked: its group `v`, else all."""
-    return match.span("v") if "v" in match.re.groupindex else match.span()
-
-
-def luhn(digits: str) -> bool:
-    """The check digit of payment cards (ISO/IEC 7812)."""
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        number = int(digit) * (1 + place % 2)
-        total += number - 9 if number > 9 else number
-    return total % 10 == 0
-
-
-def is_card(text: str) -> bool:
-    """Whether digits, spaces and dashes are a payment card's number."""
-    digits = re.sub(r"[ -]", "", text)
-    known = digits.isascii() and digits.isdigit() and 13 <= len(digits) <= 19 and bool(_CARD_PREFIX.match(digits))
-    return known and len(set(digits)) > 1 and luhn(digits)
-
-
-def is_secret_value(text: str) -> bool:
-    """Whether a text that stands where a secret is expected is one: no word for one, no code, no stand-in."""
-    bare = text.strip().strip("\"'`„“”«».,;")
-    if len(bare) < 4 or bare.casefold() in _NO_SECRETS or _STAND_INS.match(bare) or _CODE.match(bare):
-        return False
-    return not PLACEHOLDER.fullmatch(bare)
-
-
-def _looks_random(text: str) -> bool:
-    """Letters and digits mixed as no word is, at 3 bits a character or more; a UUID is a name, not a secret."""
-    if not re.search(r"\d", text) or not re.search(r"[A-Za-z]", text) or _UUID.match(text):
-        return False
-    shares = [count / len(text) for count in Counter(text).values()]
-    return -sum(share * math.log2(share) for share in shares) >= 3.0
 
 
 def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
@@ -147,79 +38,74 @@ def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if "." in match[0] else None
 
 
-def _card(match: re.Match[str]) -> tuple[int, int] | None:
-    return match.span() if is_card(match[0]) else None
+def _pin(match: re.Match[str]) -> tuple[int, int] | None:
+    """A number that is called a PIN, or a code that opens something."""
+    start, end = match.span("v")
+    before = match.string[max(0, match.start() - 20) : start].lower()
+    called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
+    counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
+    return (start, end) if called and not counts else None
 
 
-def _iban(match: re.Match[str]) -> tuple[int, int] | None:
-    """The IBAN at the start of the match, whatever words follow it."""
-    text = match[0]
-    length = _LENGTH_OF.get(text[:2].upper(), 0)
-    taken, end = "", 0
-    for at, char in enumerate(text):
-        if char.isalnum():
-            taken, end = taken + char.upper(), at + 1
-        if len(taken) == length:
-            break
-    # In any case the pattern's letters are more than ASCII's.
-    whole = len(taken) == length > 0 and taken.isascii() and not text[end : end + 1].isalnum()
-    if not whole or int("".join(str(int(char, 36)) for char in taken[4:] + taken[:4])) % 97 != 1:
-        return None
-    return match.start(), match.start() + end
+# What makes of a key, whose name is used for much else, one that is kept.
+_KEPT = re.compile(
+    r"pass|pw|wort|secret|credential|psk|wireless|wi-?fi|wlan|wpa|netzwerkschl|geheimschl|"
+    r"(?:api|access|auth|private|encryption|master|signing|account|license|pre-?shared|network|bot|setup|client|lizenz)"
+    r"[ _-]?(?:key|schl|sleutel|nyckel|n[øo]kkel)"
+)
+_WEAK = re.compile(r"(?:key|schlüssel|sleutel|nyckel|kkel|sid|session\w*|cookie|auth|jwt|sig|code)\W*$")
 
 
-def _ipv4(match: re.Match[str]) -> tuple[int, int] | None:
-    before = match.string[max(0, match.start() - 16) : match.start()]
-    parts = match[0].split(".")
-    if any(int(part) > 255 or (len(part) > 1 and part[0] == "0") for part in parts) or _VERSION_BEFORE.search(before):
-        return None
-    return None if parts[0] in ("0", "127", "255") else match.span()
+def _weak(name: str) -> bool:
+    """Whether a name is used for much else: what it names must look like a secret by itself."""
+    return _WEAK.search(name) is not None and _KEPT.search(name) is None
 
 
-def _ipv6(match: re.Match[str]) -> tuple[int, int] | None:
-    try:
-        address = ipaddress.IPv6Address(match[0])
-    except ValueError:
-        return None
-    local = address.is_loopback or address.is_unspecified
-    return None if local or not re.search(r"\d", match[0]) or len(match[0]) < 6 else match.span()
-
-
-def _phone(match: re.Match[str]) -> tuple[int, int] | None:
-    start, end = span_of(match)
-    text = match.string[start:end]
-    digits = re.sub(r"\D", "", text)
-    # A date, however it is written, and a number that only counts, are none.
-    if re.fullmatch(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:\s.*)?", text) or len(set(digits)) == 1:
-        return None
-    return (start, end) if 6 <= len(digits) <= 15 else None
-
-
-def _national(match: re.Match[str]) -> tuple[int, int] | None:
-    return _phone(match) if 9 <= len(re.sub(r"\D", "", match[0])) <= 15 else None
+def _named(match: re.Match[str], start: int) -> str:
+    """The name before a value, in small letters, with what it is joined to."""
+    return match.string[max(0, match.start() - 24) : start].lower().rpartition("\n")[2]
 
 
 def _secret(match: re.Match[str]) -> tuple[int, int] | None:
     """A value assigned to something that is named like a password."""
-    start, end = span_of(match)
-    value = match.string[start:end]
-    if not is_secret_value(value):
+    if match["q"] is not None:
+        return _assigned_quoted(match)
+    start, end = match.span("w")
+    value = match["w"]
+    while value[-1:] in (")", "]", "}") and not re.search(r"[(\[{]", value):
+        value = value[:-1]
+    end = start + len(value)
+    name = _named(match, start)
+    # A name that is given to itself is a variable.
+    itself = re.fullmatch(r"[a-z_]+", value) and value in name
+    if not value or itself or not is_secret_value(value) or not _may_name(name, value):
         return None
-    # 1. A number of tokens is none of them, and a path only says where a secret lies.
-    name = match.string[match.start() : start].lower()
-    if _SPEAKS_OF.search(name):
-        return None
-    if (value.isdigit() and not re.search("pass|pin|wort|pwd", name)) or re.match(r"[~.]{0,2}/[\w./-]+$", value):
-        return None
-    # 2. Quoted, or joined to its name: it is the value. 3. After a blank it may be a sentence's or a program's next
+    # 1. Quoted, or joined to its name: it is the value. 2. After a blank it may be a sentence's or a program's next
     # word, unless it ends the line of a configuration.
     spaced = match.string[start - 1 : start].isspace()
-    return (start, end) if not spaced or _is_odd(value) or _ends_setting(match.string, match.start(), end) else None
+    if is_about(value, match.string[end : end + 16]) or (spaced and is_term(value)):
+        return None
+    return (start, end) if not spaced or is_odd(value) or _ends_setting(match.string, match.start(), end) else None
+
+
+def _may_name(name: str, value: str) -> bool:
+    if speaks_of(name) or is_place(value):
+        return False
+    # 1. A number of tokens is none of them. 2. Of a chip's contacts one is called pin too.
+    if value.isdigit() and not re.search(
+        "pass|pin|wort|pwd|pw|psk|code|puk|tan|wpa|schl|key|contrase|clave|mdp|senha|has", name
+    ):
+        return False
+    if re.search(r"(?<![a-z])pin\W*$", name) and not re.fullmatch(r"\d{4,12}", value):
+        return False
+    return not _weak(name) or is_drawn(value, 12)
 
 
 def _ends_setting(text: str, start: int, end: int) -> bool:
     """Whether name and value are all that stands on their line, or between quotation marks."""
     line = text.rfind("\n", max(0, start - _NAME_END), start) + 1
+    if parted := _PARTED.search(text, max(line, start - 3), start):
+        line = parted.end()
     quote = text.rfind('"', max(0, start - _NAME_END), start) + 1
     if max(line, quote) == 0 and start > _NAME_END:
         return False
@@ -231,46 +117,141 @@ def _ends_setting(text: str, start: int, end: int) -> bool:
 def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
     """A value that a sentence gives: one that is no plain word, or stands in quotation marks."""
     start, end = span_of(match)
-    value = match.string[start:end].rstrip(".,;:!?)")
-    end = start + len(value)
+    value = match.string[start:end].rstrip(".,;:!?)*]}")
+    if (
+        not value
+        or not is_secret_value(value)
+        or is_place(value)
+        or is_term(value)
+        or is_about(value, match.string[start + len(value) : start + len(value) + 16])
+    ):
+        return None
+    name = match[0][: start - match.start()].lower()
+    before = match.string[max(0, match.start() - 20) : match.start()].lower()
+    if speaks_of(before + name) or re.fullmatch(r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*|\w+=", value):
+        return None
+    if re.search(r"\bpin\b(?!.*(?:pass|wor[dt]))", name) and not value.isdigit():
+        return None
+    # A key, a code and a token are many things: there it must look like a secret.
+    if not re.search(
+        r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|salasana|lozinka|jelsz|has|\d\W*$",
+        name,
+    ):
+        return (
+            (start, start + len(value)) if is_drawn(value, 10) or (_is_door(before + name) and is_odd(value)) else None
+        )
     quoted = match.string[start - 1 : start] in ("'", '"', "`", "„", "“", "«", "»")
-    return (start, end) if is_secret_value(value) and (quoted or _is_odd(value)) else None
+    if (
+        re.match(r"(?:secret|clave)\b", name)
+        and not quoted
+        and not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
+    ):
+        return None
+    if not quoted and not is_odd(value):
+        return None
+    closed = _QUOTED.match(match.string, start - 1) if quoted else None
+    return (start, closed.end() - 1 if closed else start + len(value))
 
 
-def _is_odd(value: str) -> bool:
-    return bool(re.search(r"\d|[^\w\s.,;:!?()-]", value)) or bool(re.search(r"[a-z][-_]?[A-Z]", value))
+def _is_door(name: str) -> bool:
+    """Whether a code is one that opens something."""
+    return bool(
+        re.search(
+            r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|"
+            r"bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)[ -]?code",
+            name,
+        )
+        or re.search(r"(?:code|código|codice) (?:for|to|für|de|du|del|della|per|d'|van) ", name)
+    )
+
+
+# What a word drawn by lot is called by, some words before it.
+_NAMES = re.compile(
+    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|jeton|klucz|sleutel|"
+    r"chiave|chave|nyckel|nøkkel|ключ|jwt|webhook|auth|\bsid|app_?id)(?:[_-]?(?:api|user|id|key|token))?[\"'`\])*]{0,3}\W{1,4}"
+    r"(?:[\w'’]{1,12}\W{1,3}){0,4}$"
+)
 
 
 def _random(match: re.Match[str]) -> tuple[int, int] | None:
+    """A word drawn by lot, with the name of a secret before it."""
+    start, value = match.start("v"), match["v"].rstrip(".")
+    if len(value) < 15 or not (is_drawn(value) if len(value) < 20 else looks_random(value)):
+        return None
+    if not is_secret_value(value) or is_place(value) or is_identifier(value):
+        return None
+    name = match.string[max(0, start - 80) : start]
+    named = _NAMES.search(name)
+    if named is None:
+        return None
+    # An identifier of a session is as good as a password, whatever its name says.
+    session = re.match("(?i)sess|sid|cookie|app", named[0]) is not None
+    if not session and (is_public(name) or speaks_of(name[max(0, named.start() - 12) :])):
+        return None
+    return (start, start + len(value))
+
+
+def _bare(match: re.Match[str]) -> tuple[int, int] | None:
+    """A long word drawn by lot from letters of both kinds and digits, that nothing says to be an identifier."""
     start, end = span_of(match)
-    value = match.string[start:end]
-    return (start, end) if is_secret_value(value) and _looks_random(value) else None
+    value = match["v"]
+    before = match.string[max(0, start - 40) : start]
+    mixed = re.search("[a-z]", value) and re.search("[A-Z]", value) and len(re.findall(r"\d", value)) >= 3
+    if not mixed or not is_drawn(value, 28) or is_identifier(value) or is_public(before):
+        return None
+    return (
+        None
+        if is_line_of_many(match.string, start, end)
+        or re.search(r"ssh-\S+ $|base64[:,]?\s?$|/$|(?<!PRIVATE KEY)-----\n$", before)
+        else (start, end)
+    )
 
 
 def _vendor(match: re.Match[str]) -> tuple[int, int] | None:
     """What has a vendor's shape: all but words that happen to have it."""
-    return match.span() if _looks_random(match[0]) else None
+    start, end = span_of(match)
+    return (start, end) if looks_random(match.string[start:end]) else None
+
+
+def _drawn_shape(match: re.Match[str]) -> tuple[int, int] | None:
+    """What has a vendor's shape where words are likely to have it too."""
+    text = match[0].rstrip(".%")
+    return (match.start(), match.start() + len(text)) if is_drawn(text, 12, 0.15, 1) else None
 
 
 def _mixed(match: re.Match[str]) -> tuple[int, int] | None:
     """Small and capital letters and digits in one long word between quotation marks, as only keys have them."""
     start, end = span_of(match)
     value = match.string[start:end]
-    if re.match("call_|chatcmpl|cmpl|req_|msg_|toolu_|resp_|file-|run_|thread_", value):
-        return None
     mixed = re.search("[a-z]", value) and re.search("[A-Z]", value) and len(re.findall(r"\d", value)) >= 2
-    return (start, end) if mixed and _looks_random(value) and not _CODE.match(value) else None
+    if not mixed or not is_drawn(value) or not is_secret_value(value) or is_identifier(value):
+        return None
+    return None if is_public(match.string[max(0, start - 40) : start]) else (start, end)
 
 
 def _pem(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if re.search(r"[A-Za-z0-9+/=]{20}", match[0].partition("-----\n")[2] or match[0][30:]) else None
 
 
+_NO_MAILBOX = re.compile(r"(?i)\.(?:lan|local|localhost|localdomain|home|internal|intern|intra|box|corp|invalid|arpa)$")
+_LOG_INTO = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|autossh|sshfs)\b[^\n|;&]{0,80}\s|(?<!:)//)$")
+
+
 def _mail(match: re.Match[str]) -> tuple[int, int] | None:
+    text, start = match.string, match.start()
     local, _, domain = match[0].rpartition("@")
-    # A service's address is nobody's, and `icon@2x.png` is a file.
+    # In an address of the web the name begins behind what divides its parts.
+    kept = re.split(r"[/?&={}|]", local)[-1]
+    start += len(local) - len(kept)
+    # 1. A service's address is nobody's, and `icon@2x.png` is a file. 2. Who logs in somewhere has no mailbox there.
     is_file = domain.rpartition(".")[2].lower() in _FILE_ENDINGS
-    return None if local == "git" or is_file else match.span()
+    if not kept or kept == "git" or is_file or "$" in kept or kept.startswith("%"):
+        return None
+    before = text[max(0, start - 100) : start]
+    logs_in = (
+        _LOG_INTO.search(before) or before.endswith("://") or re.match(r":[~/]", text[match.end() : match.end() + 2])
+    )
+    return None if logs_in or (_NO_MAILBOX.search(domain)) else (start, match.end())
 
 
 def _quoted(match: re.Match[str]) -> tuple[int, int] | None:
@@ -279,48 +260,197 @@ def _quoted(match: re.Match[str]) -> tuple[int, int] | None:
     return (start, end) if is_secret_value(match.string[start:end]) else None
 
 
+def _odd(match: re.Match[str]) -> tuple[int, int] | None:
+    """A value at a place where a plain word may stand too."""
+    start, end = span_of(match)
+    value = match.string[start:end].rstrip(".,;)") if start < end else ""
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not value.endswith(":")
+    return (start, start + len(value)) if fits and not speaks_of(match.string[match.start() : start]) else None
+
+
+def _drawn(match: re.Match[str]) -> tuple[int, int] | None:
+    start, end = span_of(match)
+    return (start, end) if is_drawn(match.string[start:end]) else None
+
+
 def _assigned_quoted(match: re.Match[str]) -> tuple[int, int] | None:
     start, end = span_of(match)
-    is_about = _SPEAKS_OF.search(match.string[match.start() : start])
     value = match.string[start:end]
-    path = re.match(r"[~.]{0,2}/[\w./-]+$", value)
-    return (start, end) if is_secret_value(value) and not is_about and not path else None
+    if not is_secret_value(value) or (value.endswith((": ", ":", "?")) and " " in value.strip()):
+        return None
+    return (start, end) if _may_name(_named(match, start), value) else None
 
 
 def _query(match: re.Match[str]) -> tuple[int, int] | None:
     start, end = span_of(match)
-    return (start, end) if re.search(r"\d", match.string[start:end]) and re.search("[A-Za-z]", match["v"]) else None
+    value = match.string[start:end]
+    return (start, end) if re.search(r"\d", value) and re.search("[A-Za-z]", value) and is_secret_value(value) else None
+
+
+# The flag of a program, up to its value; of keys only those that are kept.
+_FLAG = re.compile(
+    r"(?i)(?:^|[\s\"'`(\[=])--?(?:(?:[a-z]{1,20}-){0,2}(?:pass\w{0,8}|pw|token|secret|psk)|(?:src|dest)?(?:store|key)pass|"
+    r"(?:[a-z]{1,20}-)?(?:api|secret|access|auth|setup)-?(?:key|token))[\s=]+[\"']?$"
+)
 
 
 def _flag(match: re.Match[str]) -> tuple[int, int] | None:
     start, end = span_of(match)
     value = match.string[start:end]
-    return (start, end) if is_secret_value(value) and not value.startswith("-") else None
+    name = match.string[max(0, match.start() - 28) : start]
+    fits = is_secret_value(value) and not value.startswith("-") and not is_place(value)
+    return (start, end) if fits and _FLAG.search(name) and not speaks_of(name) else None
+
+
+# A program, what is between, and the letter of its flag for a password.
+_CLIENT = re.compile(
+    r"(?i)\b(?:(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
+    r"(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
+    r"(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|snmp\w+\b[^|;]{0,80}? -c|openssl\b[^|;]{0,80}? -k|"
+    r"(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
+    r"\b[^|;]{0,80}? -p)$"
+)
 
 
 def _client(match: re.Match[str]) -> tuple[int, int] | None:
     """What follows a client's flag for a password; a port or a file is another flag's."""
     start, end = span_of(match)
     value = match.string[start:end]
-    return (start, end) if is_secret_value(value) and not value.isdigit() and "/" not in value else None
+    before = match.string[max(0, match.start() - 100) : match.start()].rpartition("\n")[2]
+    fits = is_secret_value(value) and not value.isdigit() and "/" not in value
+    return (start, end) if fits and _CLIENT.search(before + match[0][:3]) else None
+
+
+def _user(match: re.Match[str]) -> tuple[int, int] | None:
+    """What follows a user's name and a colon; two numbers are a user and a group."""
+    start, end = span_of(match)
+    value = match.string[start:end]
+    return (start, end) if is_secret_value(value) and not (value.isdigit() and len(value) < 6) else None
 
 
 def _auth(match: re.Match[str]) -> tuple[int, int] | None:
     """What follows `Bearer` or `Basic`: no word of a sentence about it."""
     start, end = span_of(match)
     value = match.string[start:end].rstrip(".")
-    odd = bool(re.search(r"\d|[=_+/]|[a-z][A-Z]", value))
-    return (start, start + len(value)) if is_secret_value(value) and odd else None
+    return (start, start + len(value)) if is_secret_value(value) and is_odd(value) else None
+
+
+def _pair(match: re.Match[str]) -> tuple[int, int] | None:
+    """What stands behind a name or an address as its password does."""
+    start, end = span_of(match)
+    value = match.string[start:end].rstrip(".,;:)")
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
+    in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
+    return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
+
+
+def _pair_of(match: re.Match[str]) -> tuple[int, int] | None:
+    """An old value and a new one."""
+    start, end = span_of(match)
+    words = match.string[start:end].rstrip(".,;:!?)").split()
+    fits = all(
+        is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0].strip(","), words[-1])
+    )
+    return (start, end) if fits else None
+
+
+def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
+    """What is handed over beside the name of a secret; a sentence is a prompt, and a name another name."""
+    start, end = span_of(match)
+    value = match.string[start:end]
+    plain = " " in value or re.fullmatch(r"[a-z_]+\d?|[A-Z_]+\d?|[\w-]+\[.*|[#.].*", value)
+    return (start, end) if not plain and is_odd(value) and is_secret_value(value) and not is_place(value) else None
+
+
+# What lines of a configuration of routers, and of servers that are set in their manner, begin with.
+_DEVICE = re.compile(
+    r"(?i)[ \t]*(?:enable|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|standby|wpa-psk|"
+    r"key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|key|line|"
+    r"pre-shared-key|server|address)\b[^\n:=]*$"
+)
+
+
+def _device(match: re.Match[str]) -> tuple[int, int] | None:
+    """The secret in a line of a router's configuration."""
+    start, end = span_of(match)
+    value, text = match["v"], match.string
+    line = max(text.rfind("\n", max(0, match.start() - 120), match.start()) + 1, match.start() - 120)
+    fits = is_secret_value(value) and is_odd(value) and not re.match(r"\$\d", value)
+    return (start, end) if fits and _DEVICE.match(text[max(0, line) : start]) else None
+
+
+_PRINTED = re.compile(
+    r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|\b(?:2fa|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
+)
+
+
+def _groups(match: re.Match[str]) -> tuple[int, int] | None:
+    """Groups of letters and digits, as machines print secrets for people to copy."""
+    start, end = span_of(match)
+    if not _PRINTED.search(match.string[max(0, match.start() - 24) : match.start()]):
+        return None
+    groups = re.split("[ -]", match["v"])
+    same = len({len(group) for group in groups}) == 1
+    return (start, end) if same and (len(groups) >= 4 or any(re.search(r"\d", group) for group in groups)) else None
+
+
+def _mail_words(match: re.Match[str]) -> tuple[int, int] | None:
+    return match.span() if match.string[match.end() : match.end() + 1] not in ("-", "/") else None
+
+
+def _webhook(match: re.Match[str]) -> tuple[int, int] | None:
+    """The part of an address by which alone it is entered, from the first piece that is drawn by lot."""
+    start, end = match.span("v")
+    at = start
+    for piece in match["v"].split("/"):
+        name = piece.rpartition(".")[0] or piece
+        if len(piece) >= 7 and re.search(r"\d", name) and re.search(r"[a-z]", name) and not PLACEHOLDER.search(piece):
+            changes = len(re.findall(r"(?i)[a-z]\d|\d[a-z]", name)) >= 2
+            return (at, end) if changes or is_identifier(name) or looks_random(name) else None
+        at += len(piece) + 1
+    return None
+
+
+_BEFORE = re.compile(
+    r"(?i)(?:(?:\bfrom|\bvon|\bde|\bda|\bvan)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s(?:the|das|mein|my|le|mon|la|il)"
+    r"|(?P<w>[^\s\"'`„“«]{4,64})[\"'`”“»]?\s(?:as|is|ist|for|für|als|est|come|como|es|è|war|was)(?:\s(?:the|my|your|our|a|das|mein|dein|"
+    r"unser|ein|le|mon|ma|votre|la|mi|tu|su|il|mio|het|mijn))?(?:\s(?:new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api))?)"
+    r"[\s-]$"
+)
+
+
+_WORDS = (
+    "as is ist for für als est come como es è war was the my your our a das mein dein unser ein le mon ma votre"
+    " la mi tu su il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api jako"
+)
+_LEADS = frozenset(_WORDS.split())
+
+
+def _said_before(match: re.Match[str]) -> tuple[int, int] | None:
+    """The value that a sentence gives before it says what it is."""
+    # 1. The pattern's match is the word alone: what is before it is read from there.
+    lead = match.string[max(0, match.start() - 16) : match.start()].lower().split()[-1:]
+    if not lead or lead[0].rstrip("-") not in _LEADS:
+        return None
+    begin = max(0, match.start() - 160)
+    found = _BEFORE.search(match.string[begin : match.start()])
+    if found is None:
+        return None
+    start, end = found.span("v" if found["v"] else "w")
+    value = found.string[start:end]
+    words = value.split()
+    fits = all(is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0], words[-1]))
+    return (begin + start, begin + end) if fits and len(words) in (1, 3) else None
 
 
 CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
-    "card": _card,
+    "card": card,
     "jwt": _jwt,
-    "iban": _iban,
-    "ipv4": _ipv4,
-    "ipv6": _ipv6,
-    "phone": _phone,
-    "national": _national,
+    "iban": iban,
+    "ipv4": ipv4,
+    "ipv6": ipv6,
+    "phone": national,
+    "national": national,
     "secret": _secret,
     "spoken": _spoken,
     "random": _random,
@@ -328,11 +458,27 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "mixed": _mixed,
     "pem": _pem,
     "vendor": _vendor,
+    "drawn_shape": _drawn_shape,
     "quoted": _quoted,
     "assigned_quoted": _assigned_quoted,
     "query": _query,
     "flag": _flag,
     "client": _client,
     "secret_auth": _auth,
+    "abroad": abroad,
+    "called": called,
+    "bare": _bare,
+    "odd": _odd,
+    "drawn": _drawn,
+    "user": _user,
+    "pair": _pair,
+    "said_before": _said_before,
+    "pair_of": _pair_of,
+    "odd_argument": _odd_argument,
+    "device": _device,
+    "groups": _groups,
+    "mail_words": _mail_words,
+    "webhook": _webhook,
+    "pin": _pin,
 }
 """The checks that a rule may name."""

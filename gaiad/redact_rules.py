@@ -12,13 +12,29 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 
 from gaiad.errors import ConfigError
-from gaiad.redact_checks import CHECKS, span_of
+from gaiad.redact_checks import CHECKS
+from gaiad.redact_numbers import span_of
 from gaiad.redact_pattern import why_not
 from gaiad.redact_view import View, in_pieces
 
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
-_FLAGS = ("long", "dialled", "word")
-_KEYS = {"id", "type", "pattern", "check", "chars", "near", "follow", "digits", "before", "gate", "needs", *_FLAGS}
+_FLAGS = ("long", "dialled", "word", "odd", "digit", "stuck")
+_KEYS = {
+    "id",
+    "type",
+    "starts",
+    "pattern",
+    "check",
+    "chars",
+    "near",
+    "follow",
+    "digits",
+    "before",
+    "gate",
+    "needs",
+    *_FLAGS,
+}
+_PART = re.compile(r"<<(\w+)>>")
 _BLANK = re.compile(r"\s")
 _HINT = "mend the rule that it names"
 
@@ -30,15 +46,18 @@ class Rule:
     """One pattern; its group `v`, else all that it matches, is what goes.
 
     Where it is tried, all of which must hold:
-    1. `long`: there is a word that is long enough for a token; with `word` it matches nothing beside such words.
-       `dialled`: there is something as long as a telephone number.
+    1. `long`: there is a word that is long enough for a token; with `word` it matches nothing beside such words,
+       with `digit` nothing beside those that have a digit.
+       `dialled`: there is something as long as a telephone number. `odd`: there is a word with a digit or a symbol.
     2. `chars`: of each of these one character, in small letters, is there.
     3. `near`: a match begins so many characters before one of these words, or fewer, and what follows the word begins
        as `follow` says; with `word` it holds no blank, and is looked for from there to the next one.
     4. `digits`: there are so many with little between them, and four close together; with `before`, a match begins so
-       many characters before the first of them.
+       many characters before the first of them. `stuck`: two digits, right behind two letters, in their place.
     5. `gate`: a cheaper pattern, for the text in small letters, that is found wherever this one is.
     6. `needs`: one of these is in the text, in any case; where a long word is asked for, in one of those.
+
+    Of what it matches only that counts which begins with one of `starts`, if there are such.
     """
 
     id: str
@@ -51,13 +70,20 @@ class Rule:
     near: tuple[tuple[str, int], ...] = ()
     follow: re.Pattern[str] | None = None
     word: bool = False
+    odd: bool = False
+    digit: bool = False
+    stuck: bool = False
     digits: int = 0
     before: tuple[int, ...] = ()
     gate: re.Pattern[str] | None = None
     needs: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    firsts: frozenset[str] = frozenset()
 
     def span(self, match: re.Match[str]) -> tuple[int, int] | None:
         """What of a match is to go, if anything."""
+        if self.starts and not (match[0][:2] in self.firsts and match[0].startswith(self.starts)):
+            return None
         found = (self.check or span_of)(match)
         return None if found is None or found[0] >= found[1] else found
 
@@ -66,9 +92,10 @@ class Rule:
         """Words of which one must be there, in a long word where one is asked for; empty where nothing is so cheap."""
         if self.long:
             return self.needs
-        if self.near and not self.dialled:
-            return tuple(word for word, _ in self.near)
-        return tuple(self.chars[0]) if self.chars else ()
+        # One character is found much sooner than a word.
+        if self.chars:
+            return tuple(self.chars[0])
+        return tuple(word for word, _ in self.near) if self.near and not self.dialled else ()
 
     def matches(self, view: View) -> Iterable[re.Match[str]]:
         """What `pattern.finditer` would find, without looking where nothing can be."""
@@ -80,13 +107,16 @@ class Rule:
             return ()
         if self.near and not (hits := self._hits(view)):
             return ()
-        if self.digits and not view.groups(self.digits) and not view.has_other_digits:
+        if self.digits and not view.has_other_digits and not self._digits_of(view):
             return ()
         if self.gate is not None and self.gate.search(view.low) is None:
             return ()
         if self.needs and not self.long and not _any_in(self.needs, view.low):
             return ()
         return self._tried(view, hits)
+
+    def _digits_of(self, view: View) -> list[int]:
+        return view.stuck if self.stuck else view.groups(self.digits)
 
     def _hits(self, view: View) -> list[tuple[int, int]]:
         found = view.near(self.near)
@@ -99,7 +129,7 @@ class Rule:
         if self.near:
             return self._at(text, {at for hit, reach in hits for at in range(hit - reach, hit + 1)})
         if self.before and not view.has_other_digits:
-            return self._at(text, {at - back for at in view.groups(self.digits) for back in self.before})
+            return self._at(text, {at - back for at in self._digits_of(view) for back in self.before})
         return in_pieces(self.pattern, text, 0, len(text))
 
     def _at(self, text: str, starts: Collection[int]) -> Iterator[re.Match[str]]:
@@ -118,7 +148,7 @@ class Rule:
                 yield from in_pieces(self.pattern, text, start, stop)
 
     def _in_long_words(self, view: View) -> Iterator[re.Match[str]]:
-        for start, stop in view.long_words:
+        for start, stop in view.long_words_with_digits if self.digit else view.long_words:
             yield from in_pieces(self.pattern, view.text, start, stop)
 
 
@@ -154,28 +184,35 @@ class _Words:
             view.lack(absent)
 
 
+def _kind(rule: Rule) -> int:
+    """By which fact a rule is left out before anything is looked for."""
+    return 2 if rule.long else 3 if rule.odd else int(rule.digits > 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """All rules in their order, and the names of fields whose texts are secrets."""
 
     rules: tuple[Rule, ...]
     secret_fields: re.Pattern[str]
-    _kinds: tuple[_Words, _Words, _Words] = field(init=False, compare=False)
+    _kinds: tuple[_Words, _Words, _Words, _Words] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        numbered = [(2 if rule.long else int(rule.digits > 0), number, rule) for number, rule in enumerate(self.rules)]
-        found = [_Words((number, rule) for of, number, rule in numbered if of == kind) for kind in range(3)]
+        numbered = [(_kind(rule), number, rule) for number, rule in enumerate(self.rules)]
+        found = [_Words((number, rule) for of, number, rule in numbered if of == kind) for kind in range(4)]
         object.__setattr__(self, "_kinds", tuple(found))
 
     def for_view(self, view: View) -> list[Rule]:
         """Those that are worth trying, in their order."""
-        plain, digits, long = self._kinds
+        plain, digits, long, odd = self._kinds
         found = set[int]()
         plain.add_to(found, view, view.low)
         if view.has_near_digits:
             digits.add_to(found, view, view.low)
         if view.long_words:
             long.add_to(found, view, view.long_low)
+        if view.has_odd_words:
+            odd.add_to(found, view, view.low)
         return [self.rules[number] for number in sorted(found)]
 
     def with_own(self, names: Sequence[str], patterns: Sequence[str]) -> Rules:
@@ -208,23 +245,33 @@ class Rules:
 def parse_rules(text: str) -> Rules:
     """Read rules written as JSON: `{"rules": [...], "secret_fields": REGEX}`.
 
+    `parts` are pieces of patterns by name, written `<<name>>` where they belong; `places` are values of `near` by name.
+
     Raises:
         ConfigError: naming every rule that cannot be used.
     """
     try:
         document = json.loads(text)
         rows, fields = document["rules"], re.compile(document["secret_fields"])
+        parts, places = dict(document.get("parts", {})), dict(document.get("places", {}))
     except (ValueError, KeyError, TypeError, re.error) as error:
         raise ConfigError(f"the rules of redaction cannot be read: {error!r}", hint=_HINT) from error
     rules, problems = [], []
     for at, row in enumerate(rows):
         try:
-            rules.append(_rule(row))
+            rules.append(_rule(_whole(row, parts, places)))
         except (ValueError, KeyError, TypeError, AttributeError, re.error) as error:
             problems.append(f"rule {row.get('id', at) if isinstance(row, dict) else at}: {error}")
     if problems:
         raise ConfigError("; ".join(problems), hint=_HINT)
     return Rules(tuple(rules), fields)
+
+
+def _whole(row: Mapping[str, object], parts: Mapping[str, str], places: Mapping[str, object]) -> dict[str, object]:
+    """A row with what it names put in its place."""
+    near = row.get("near")
+    whole = {**row, "near": places[near]} if isinstance(near, str) else dict(row)
+    return {**whole, "pattern": _PART.sub(lambda name: parts[name[1]], str(row["pattern"]))}
 
 
 def _rule(row: Mapping[str, object]) -> Rule:
@@ -233,6 +280,7 @@ def _rule(row: Mapping[str, object]) -> Rule:
         raise ValueError(f"unknown key {strange[0]!r}")
     check, near, digits = row.get("check"), row.get("near", {}), row.get("digits", 0)
     chars, before, needs = row.get("chars", []), row.get("before", []), row.get("needs", [])
+    starts = _texts(row.get("starts", []))
     if not isinstance(chars, list) or not isinstance(before, list) or not isinstance(needs, list):
         raise ValueError("`chars`, `before` and `needs` must be lists")
     if not isinstance(near, dict) or not isinstance(digits, int) or (before and digits < 1):
@@ -246,15 +294,23 @@ def _rule(row: Mapping[str, object]) -> Rule:
         str(row["type"]),
         re.compile(str(row["pattern"])),
         check=CHECKS[str(check)] if check is not None else None,
-        chars=tuple(str(kinds) for kinds in chars),
+        chars=_texts(chars),
         near=tuple((str(word), int(reach)) for word, reach in near.items()),
         follow=_compiled(row.get("follow")),
         digits=digits,
         before=tuple(int(back) for back in before),
         gate=_compiled(row.get("gate")),
-        needs=tuple(str(one) for one in needs),
+        needs=_texts(needs),
+        starts=starts,
+        firsts=frozenset(one[:2] for one in starts),
         **{name: row.get(name) is True for name in _FLAGS},
     )
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list):
+        raise ValueError("`starts` must be a list")
+    return tuple(str(one) for one in found)
 
 
 def _compiled(pattern: object) -> re.Pattern[str] | None:

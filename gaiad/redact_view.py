@@ -41,12 +41,30 @@ _NUMBERS = (
     _table(d=_DIGITS, j=_JOINING, p=_PARTING + "?"),
 )
 _WORDS = _table(w=_WORDY, **{" ": _BLANKS}), _table(w=_WORDY + "?", **{" ": _BLANKS})
-_MANY = 9
+# What makes a word odd: a symbol, a digit or a capital letter within, many digits, a quotation mark in front.
+_ODD = _table(
+    a="abcdefghijklmnopqrstuvwxyz",
+    A="ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    d=_DIGITS,
+    j="-_",
+    q="\"'`",
+    x="!?",
+    s="#$%&*+<=>@[\\]^{|}~",
+    **{" ": _BLANKS},
+)
+# The literal comes first in each of these, so that what is no digit, or no capital letter, is skipped at once.
+_ODD_SIGNS = (
+    re.compile(rb"d(?:(?<=[^ d]d)|(?<=ddddd)|(?=[aAjq]|[.x][^ ]))"),
+    re.compile(rb"A(?:(?<=aA)|(?<=ajA))"),
+    re.compile(rb"x(?=[aA])"),
+)
 _NOWHERE: list[int] = []
 _LONG_RUN = b"w" * LONG
-# The literal comes first in each of these, so that what is no digit is skipped at once.
 _NEAR_DIGITS = re.compile(rb"d(?:j{0,3}d){3}")
 _NEAR_OTHER_DIGITS = re.compile(r"\d(?:[ ().,/-]{0,3}\d){3}")
+_RUN = re.compile(rb"d(?:[jp]{0,4}d){3,}")
+# Two digits right behind two letters.
+_STUCK = re.compile(rb"d(?<=[.p][.p]d)d")
 _DIALLED = re.compile(rb"d[djp]{6,18}d")
 # What (?i) takes for an ASCII letter, and `lower` does not make one of a single character.
 _ODD_LETTERS = (("İ", "i"), ("ı", "i"), ("ſ", "s"))
@@ -129,9 +147,26 @@ class View:
         return found
 
     @cached_property
+    def long_words_with_digits(self) -> list[tuple[int, int]]:
+        """Those of the long words in which there is a digit."""
+        if self.has_other_digits:
+            return self.long_words
+        return [(start, end) for start, end in self.long_words if self._numbers.find(b"d", start, end) >= 0]
+
+    @cached_property
     def long_low(self) -> str:
         """The long words in small letters."""
         return " ".join([self.low[start:end] for start, end in self.long_words])
+
+    @cached_property
+    def has_odd_words(self) -> bool:
+        """Whether there is a word as sentences have none: with a digit or a symbol, or between quotation marks."""
+        if not self._ascii:
+            return True
+        kinds = self._raw.translate(_ODD)
+        if b"s" in kinds or b" q" in kinds or kinds[:1] == b"q":
+            return True
+        return any(sign.search(kinds) for sign in _ODD_SIGNS)
 
     @cached_property
     def has_near_digits(self) -> bool:
@@ -151,14 +186,29 @@ class View:
         return self.has_other_digits or any(self._sought(_DIALLED))
 
     def groups(self, count: int) -> list[int]:
-        """Where digits begin of which `count` or more follow each other, with little between them."""
+        """Where digits begin of which `count`, four at the least, or more follow each other, with little between."""
         found = self._groups.get(count)
         if found is None:
-            # Where there are no groups of so many, there are none of more.
-            many = self._digits >= count and (count <= _MANY or bool(self.groups(_MANY)))
-            found = [match.start() for match in self._sought(_of_digits(count))] if many else []
+            near = _of_digits(count)
+            found = [
+                one.start()
+                for start, end, digits in self._runs
+                if digits >= count
+                for one in near.finditer(self._numbers, start, end)
+            ]
             self._groups[count] = found
         return found
+
+    @cached_property
+    def stuck(self) -> list[int]:
+        """Where two digits stand right behind two letters."""
+        return [match.start() for match in self._sought(_STUCK)]
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int, int]]:
+        """Where four digits or more stand with little between them: from, to, and how many they are."""
+        spans = [match.span() for match in self._sought(_RUN)]
+        return [(start, end, self._numbers.count(b"d", start, end)) for start, end in spans]
 
     @cached_property
     def _ascii(self) -> bool:

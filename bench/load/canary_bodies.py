@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from bench.load.canary import PEOPLE, SAID, Flock, as_json_escapes, as_percent, secret_text
 from bench.load.canary_plan import CANARY, KEYED, How, Request
 from gaiad.proxy.endpoints import Form
-from gaiad.redact_checks import PLACEHOLDER
+from gaiad.redact_doubts import PLACEHOLDER
 
 Json: TypeAlias = Any
 

@@ -86,11 +86,19 @@ def folder_of(name: str, root: str | None) -> Path:
 
 
 def _built(folder: Path, args: argparse.Namespace) -> Dataset:
+    from gaiad.config import names_module
     from gaiad.learner.sources import catalogue
+    from gaiad.learner.template import ServingTemplate
 
     curriculum = catalogue.load_curriculum(folder, args.profile)
-    documents = [absolute(path) for path in args.documents or ()]
-    return catalogue.gather(curriculum, folder, [], documents=documents, registries=args.registry or ())
+    return catalogue.gather(
+        curriculum,
+        folder,
+        [],
+        documents=[absolute(one) for one in args.documents or ()],
+        registries=[one if names_module(one) else str(absolute(one)) for one in args.registry or ()],
+        count=ServingTemplate.load(absolute(args.tokenizer)).count if args.tokenizer else None,
+    )
 
 
 def _opened(name: str, args: argparse.Namespace) -> Dataset:

@@ -17,15 +17,20 @@ _SAMPLES, _LONGEST = 3, 2000
 _BINS = 12
 
 
-def described(dataset: Dataset) -> dict[str, Json]:
-    """What the card says beyond counts: diversity by source, lengths in characters, and samples of each source."""
+def described(dataset: Dataset, tokens: Sequence[int] = ()) -> dict[str, Json]:
+    """What the card says beyond counts: diversity by source, lengths in characters, and samples of each source.
+
+    `tokens` are the examples' lengths in tokens, none where nobody measured them.
+    """
     everything = (*dataset.train, *dataset.validation, *dataset.heldout)
     return {
+        "token_lengths": "measured with the base model's template" if tokens else "lengths not measured in tokens",
         "diversity": {name: figures.to_json() for name, figures in by_source(dataset.train).items()},
         "lengths": {
             "request": histogram(len(request_of(one)) for one in everything),
             "whole_request": histogram(sum(len(m.content) for m in one.messages[:-1]) for one in everything),
             "answer": histogram(len(one.answer) for one in everything),
+            **({"tokens": histogram(tokens)} if tokens else {}),
         },
         "samples": _samples(dataset.train),
     }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gaiad.config import DEFAULT_STAGES, Config, lora_rank_slot, parse_config
+from gaiad.adapter import lora_rank_slot
+from gaiad.config import DEFAULT_STAGES, Config, parse_config
 from gaiad.errors import ConfigError
 from gaiad.options import StageOptions
 

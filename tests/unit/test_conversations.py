@@ -228,15 +228,14 @@ async def test_the_newest_of_a_user_are_found_without_sorting_many(
     sa.event.listen(db.engine.sync_engine, "before_cursor_execute", lambda *told: asked.append(told[2:4]))
     found = [row["request_id"] for row in await conversations.exchanges(3, user="ana")]
     assert found == ["r4", "r3", "r2"]
+    ((text, values),) = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
+    # What a server makes of it depends on the rows it has seen.
+    if db.engine.dialect.name == "sqlite":
+        async with db.read() as connection:
+            plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
+        assert ("contents_by_user" in str(plan)) is sorts
+        assert ("exchanges_by_time" in str(plan)) is not sorts
     assert await conversations.exchanges(3, user=" ") == []
-    if db.engine.dialect.name != "sqlite":
-        # PostgreSQL plans by what it measured, and of so few rows it reads all.
-        return
-    (text, values), *_ = [one for one in asked if "ORDER BY exchanges.at" in one[0]]
-    async with db.read() as connection:
-        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)).all()
-    assert ("contents_by_user" in str(plan)) is sorts
-    assert ("exchanges_by_time" in str(plan)) is not sorts
 
 
 async def test_feedback_is_refused_with_a_reason_where_there_is_nothing_to_attach_it_to(

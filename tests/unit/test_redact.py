@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gaiad.errors import ConfigError
 from gaiad.redact import Scrubber
-from gaiad.redact_checks import PLACEHOLDER
+from gaiad.redact_doubts import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
 from gaiad.redact_rules import parse_rules
 
@@ -46,10 +46,10 @@ values = st.recursive(
 )
 
 
-def scored() -> tuple[float, float]:
+def scored(table: Path = TABLE) -> tuple[float, float]:
     """Recall (secrets of which nothing whole is left) and precision (replacements that a line has a secret for)."""
     found = missed = replaced = wrong = 0
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
+    for line in table.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         scrubbed = SCRUBBER.scrub(row["text"], "c")
         count = sum(scrubbed.counts.values())
@@ -59,9 +59,17 @@ def scored() -> tuple[float, float]:
     return found / (found + missed), (replaced - wrong) / replaced
 
 
-def test_the_table_is_found_to_98_percent_and_replaced_rightly_to_95() -> None:
-    recall, precision = scored()
+@pytest.mark.parametrize("name", ["table.jsonl", "second.jsonl"])
+def test_the_tables_are_found_to_98_percent_and_replaced_rightly_to_95(name: str) -> None:
+    recall, precision = scored(TABLE.with_name(name))
     assert recall >= 0.98
+    assert precision >= 0.95
+
+
+def test_a_table_that_no_rule_was_mended_by_is_found_as_at_first_sight() -> None:
+    # Short of the 98 percent that are wanted; see the folder's README before mending rules by it.
+    recall, precision = scored(TABLE.with_name("third.jsonl"))
+    assert recall >= 0.951
     assert precision >= 0.95
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gaiad.redact import Scrubber
-from gaiad.redact_checks import PLACEHOLDER
+from gaiad.redact_doubts import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
 
 TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"

@@ -55,9 +55,6 @@ def everywhere(rule: Rule, text: str) -> list[tuple[int, int]]:
     """What the rule finds if its pattern is tried at each place of the text."""
     if rule.digits and not re.search(r"\d(?:[ ().,/-]{0,3}\d){3}", text):
         return []
-    # Such a flag with one dash may be a word of a sentence: it counts where another is written as flags are.
-    if rule.id == "flag_password" and not re.search("--pa|-pass|--pw|--token|--secret|--api", text.lower()):
-        return []
     return [span for match in rule.pattern.finditer(text) if (span := rule.span(match))]
 
 

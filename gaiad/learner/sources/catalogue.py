@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +16,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import gaiad
 from gaiad.card_page import card_page
 from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
-from gaiad.learner.sources import documents, judgement, tool_registry, voice
+from gaiad.learner.lengths import Count, measured
+from gaiad.learner.sources import (
+    documents,
+    epistemics,
+    jsonl,
+    judgement,
+    own_tools,
+    packets,
+    replay,
+    tool_registry,
+    voice,
+)
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
+from gaiad.learner.sources.source import shipped_curricula as shipped_curricula
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
@@ -37,15 +47,14 @@ _SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
 _LOADERS: dict[str, Loader] = {
     tool_registry.KIND: tool_registry.load_examples,
     judgement.KIND: judgement.load_examples,
+    own_tools.KIND: own_tools.load_examples,
     documents.KIND: documents.load_examples,
     voice.KIND: voice.load_examples,
+    packets.KIND: packets.load_examples,
+    jsonl.KIND: jsonl.load_examples,
+    epistemics.KIND: epistemics.load_examples,
+    replay.KIND: replay.load_examples,
 }
-
-
-def shipped_curricula() -> Path:
-    """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
-    beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"
 
 
 def curriculum_folders(root: Path) -> list[Path]:
@@ -100,17 +109,19 @@ def gather(
     *,
     documents: Sequence[Path] = (),
     registries: Sequence[str] = (),
+    count: Count | None = None,
 ) -> Dataset:
     """Read every source of `curriculum` and build its dataset, the corrections in train.
 
-    `documents` and `registries` are what the owner adds in the settings (see `Ground`).
+    `documents` and `registries` are what the owner adds in the settings (see `Ground`). `count` measures lengths in
+    tokens; what the dataset holds does not depend on it.
 
     Raises:
         CurriculumError: where material cannot be read, or a source gives nothing.
-        DatasetError: where the dataset would be too small or would leak.
+        DatasetError: where the dataset would be too small or would leak, or an example is too long.
     """
     ground = Ground(curriculum, folder, tuple(documents), tuple(registries))
-    examples, refused = _sourced(ground)
+    examples, refused, own_catalogues = _sourced(ground)
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
@@ -120,17 +131,20 @@ def gather(
     most = int(curriculum.exchanges.max_share * curriculum.split.train)
     taken = chosen(usable, plain, curriculum.exchanges, most=most)
     dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
-    dataset = build_dataset(curriculum, examples, taken)
+    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
     card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
-    return replace(dataset, card={**card, **datacard.described(dataset)})
+    everything = (*dataset.train, *dataset.validation, *dataset.heldout)
+    lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
+    return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
 
 
-def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
-    """The examples of all sources, each under its source's name, and what of the material was refused."""
+def _sourced(ground: Ground) -> tuple[list[Example], list[Refused], set[str]]:
+    """The examples of all sources, each under its source's name, what was refused, the runtime's own catalogues."""
     examples: list[Example] = []
     refused: list[Refused] = []
+    own_catalogues: set[str] = set()
     for source in ground.curriculum.sources:
         loader = _LOADERS.get(source.kind)
         if loader is None:
@@ -138,12 +152,13 @@ def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
         found = loader(source, ground)
         refused.extend(found.refused)
+        own_catalogues |= found.own_catalogues
         examples.extend(
             one if one.source == source.name else replace(one, source=source.name) for one in found.examples
         )
         if not found.examples and (found.refused or not source.optional):
             raise _gives_nothing(source, found.refused)
-    return examples, refused
+    return examples, refused, own_catalogues
 
 
 def _gives_nothing(source: SourceSpec, refused: Sequence[Refused]) -> CurriculumError:
@@ -174,10 +189,11 @@ def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counte
 
 
 def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
-    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there already stays as it is."""
+    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there keeps its examples."""
     target = datasets_dir / dataset.digest
     if target.is_dir():
-        load_frozen(target)
+        if load_frozen(target).card != dataset.card:
+            _replace_card(target, dataset.card)
         return target
     datasets_dir.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
@@ -185,13 +201,25 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
         for name, file in _FILES.items():
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
             _write(staging / file, "".join(f"{line}\n" for line in lines))
-        _write(staging / "card.json", json.dumps(dict(dataset.card), ensure_ascii=False, indent=2) + "\n")
-        _write(staging / "card.html", card_page(dataset.card))
+        for name, text in _cards(dataset.card).items():
+            _write(staging / name, text)
         staging.rename(target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint="make room") from error
     return target
+
+
+def _cards(card: Mapping[str, Json]) -> dict[str, str]:
+    return {"card.html": card_page(card), "card.json": json.dumps(dict(card), ensure_ascii=False, indent=2) + "\n"}
+
+
+def _replace_card(folder: Path, card: Mapping[str, Json]) -> None:
+    """Each of the two files in one step: the examples are the same, but more or other things are known of them."""
+    for name, text in _cards(card).items():
+        fresh = folder / f".{name}"
+        _write(fresh, text)
+        fresh.replace(folder / name)
 
 
 def _write(path: Path, text: str) -> None:

@@ -72,14 +72,14 @@ def test_config_check_accepts_a_good_file_and_shows_the_whole_tree(
 @pytest.mark.parametrize("password", ["sesame", "ses@me/?#"])
 def test_config_check_shows_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str], password: str) -> None:
     path = tmp_path / "gaiad.toml"
-    rest = '[engine]\nmode = "external"\n[learning]\nenabled = false\n'
-    path.write_text(f'{rest}[store]\nurl = "postgresql+asyncpg://gaiad:{password}@db.lan/gaiad?ssl=require"\n')
+    url = f"postgresql+asyncpg://gaiad:{password}@db.lan/gaiad?ssl=require"
+    path.write_text(f'[engine]\nmode = "external"\n[learning]\nenabled = false\n[store]\nurl = "{url}"\n')
     assert main(["config", "check", str(path), "--json"]) == DONE
     shown = capsys.readouterr().out
     assert json.loads(shown)["store"]["url"] == "postgresql+asyncpg://db.lan/gaiad"
     assert "ses" not in shown
     assert password not in repr(read_settings(path))
-    path.write_text(f'{rest}[store]\nurl = ["postgresql+asyncpg://gaiad:{password}@db.lan/gaiad"]\n')
+    path.write_text(f'[store]\nurl = ["postgresql+asyncpg://gaiad:{password}@db.lan/gaiad"]\n')
     assert main(["config", "check", str(path)]) == FAILED
     complaint = capsys.readouterr().err
     assert "store.url must be a string" in complaint

@@ -295,6 +295,20 @@ def test_frozen_dataset_reads_back_the_same_and_freezing_again_changes_nothing(d
     assert [one.name for one in tmp_path.iterdir()] == [dataset.digest]
 
 
+def test_lengths_in_tokens_stand_on_the_card_and_change_no_digest(demo: Built, tmp_path: Path) -> None:
+    curriculum, dataset = demo
+    counted = gather(curriculum, FOLDER, [], count=lambda example: 300)
+    assert counted.digest == dataset.digest
+    assert dataset.card["token_lengths"] == "lengths not measured in tokens"
+    assert counted.card["lengths"]["tokens"]["largest"] == 300  # type: ignore[index,call-overload]
+    with pytest.raises(DatasetError, match=r"236 examples do not fit training\.max_sequence_tokens = 320"):
+        gather(curriculum, FOLDER, [], count=lambda example: 321)
+    # What is known of a frozen dataset may grow.
+    path = freeze(dataset, tmp_path)
+    assert load_frozen(freeze(counted, tmp_path)) == counted
+    assert not [file.name for file in path.iterdir() if file.name.startswith(".")]
+
+
 @pytest.mark.parametrize("name", ["train.jsonl", "held_out.jsonl", "card.json"])
 def test_a_changed_or_torn_dataset_is_refused(demo: Built, tmp_path: Path, name: Any) -> None:
     path = freeze(demo[1], tmp_path)

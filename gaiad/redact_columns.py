@@ -1,0 +1,113 @@
+"""Secrets in tables: a column whose heading is the name of one, in lines parted by commas, semicolons, tabs or bars.
+
+A rule sees one place of a text, and the name of a cell in a table stands lines above it. Touches nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from gaiad.redact_doubts import is_odd, is_place, is_secret_value
+from gaiad.redact_view import View
+
+_NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin"))
+_CALLED = tuple((word, 0) for word in ("tel", "phone", "mobil", "handy", "fax"))
+_SECRET = re.compile(
+    r"(?:[\w -]{0,20}[ _-])?(?:password|passwd|passwort|passphrase|passcode|pass|pwd|kennwort|wachtwoord|contrase[ñn]a|"
+    r"secret(?:[ _-]key)?|token|api[ _-]?key|pin)"
+)
+_PHONE = re.compile(
+    r"(?:[\w -]{0,20}[ _-])?(?:tel(?:efon\w{0,3}|ephone|éfono|éphone)?\.?|phone(?:[ _]n\w+)?|mobil\w{0,3}|handy|fax)"
+)
+_RULER = re.compile(r"[\s|:+-]*")
+_INNER = re.compile(r'(?:[^\n]*[:\[,{("]\s?)?"(?=[^"\n]*$)')
+_NUMBER = re.compile(r"[+(]?\d[\d\s()/.-]{5,20}")
+_LINE, _LINES, _NAME = 2000, 200, 40
+
+Cell = tuple[int, int, str]
+"""Where a cell's text begins and ends, and the type of what it holds."""
+
+
+def cells(view: View) -> Iterator[Cell]:
+    """The cells of secrets in a text's tables."""
+    text = view.text
+    if "\n" not in text:
+        return
+    named = (view.has_odd_words and view.near(_NAMES)) or (view.may_hold_a_dialled_number and view.near(_CALLED))
+    start, stop = 0, text.find("\n")
+    while named and stop >= 0:
+        after = text.find("\n", stop + 1)
+        if 0 < stop - start <= _LINE:
+            yield from _table(view, start, stop, len(text) if after < 0 else after)
+        start, stop = stop + 1, after
+
+
+def _table(view: View, start: int, stop: int, after: int) -> Iterator[Cell]:
+    """The cells of the table whose heading is from `start` to `stop`, if it is one; the next line ends at `after`."""
+    text = view.text
+    parting = _parting(text[start:stop])
+    # A table's lines have as many cells as its heading has, or more.
+    if parting is None or parting not in text[stop:after]:
+        return
+    # In a text of JSON the heading begins behind a quotation mark, and the last line ends at the next one.
+    inner = _INNER.match(text, start, stop)
+    start = inner.end() if inner else start
+    count = text.count(parting, start, stop)
+    if count == 0 or text.count(parting, stop, after) < count:
+        return
+    names = [name.strip(" \t\r\"'*`") for name in view.low[start:stop].split(parting)]
+    kinds = {at: kind for at, name in enumerate(names) if (kind := _kind(name))}
+    if kinds:
+        for row in _rows(text, stop + 1, '"' if inner else "\n"):
+            yield from _in_row(text, row, parting, kinds, len(names))
+
+
+def _parting(line: str) -> str | None:
+    for char in ("|", "\t", ";", ","):
+        if char in line:
+            return char
+    return None
+
+
+def _kind(name: str) -> str | None:
+    if not 2 < len(name) <= _NAME:
+        return None
+    if _SECRET.fullmatch(name):
+        return "PASSWORD"
+    return "PHONE" if _PHONE.fullmatch(name) else None
+
+
+def _rows(text: str, at: int, last: str) -> Iterator[tuple[int, int]]:
+    for _ in range(_LINES):
+        stop = text.find("\n", at)
+        stop = len(text) if stop < 0 else stop
+        end = text.find(last, at, stop)
+        if stop <= at or stop - at > _LINE:
+            return
+        yield at, stop if end < 0 else end
+        if end >= 0:
+            return
+        at = stop + 1
+
+
+def _in_row(text: str, row: tuple[int, int], parting: str, kinds: dict[int, str], count: int) -> Sequence[Cell]:
+    line = text[row[0] : row[1]]
+    parts = line.split(parting)
+    # A sentence with commas is no row, and the line below a heading holds nothing.
+    if len(parts) != count or _RULER.fullmatch(line):
+        return ()
+    found, at = list[Cell](), row[0]
+    for place, part in enumerate(parts):
+        bare = part.strip(" \t\r\"'`")
+        if (kind := kinds.get(place)) and _holds(bare, kind):
+            start = at + part.index(bare)
+            found.append((start, start + len(bare), kind))
+        at += len(part) + 1
+    return found
+
+
+def _holds(text: str, kind: str) -> bool:
+    if kind == "PHONE":
+        return _NUMBER.fullmatch(text) is not None
+    return is_secret_value(text) and is_odd(text) and not is_place(text) and " " not in text
