@@ -148,7 +148,8 @@ class KeysConfig:
 class StoreConfig:
     """`[store]`: where exchanges are kept, how long and how much; `url` is empty for SQLite inside `state_dir`.
 
-    It may hold a password, so nothing shows it. Days and MiB bound what is kept for a purpose, 0 of them nothing.
+    It may hold a password, so nothing shows it; `place` is what may be shown. Days and MiB bound what is kept for a
+    purpose, 0 of them nothing.
     """
 
     url: str = field(default="", repr=False)
@@ -160,6 +161,13 @@ class StoreConfig:
     evaluate_days: int = 0
     evaluate_mib: int = 1024
     queue_size: int = 2000
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options; empty for SQLite inside `state_dir`."""
+        kind, mark, rest = self.url.partition("://")
+        # After the last @: a password with one of its own must not show in part.
+        return f"{kind if mark else ''}{mark}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 @dataclass(frozen=True, slots=True)

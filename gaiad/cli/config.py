@@ -27,7 +27,7 @@ def _check(args: argparse.Namespace, context: Context) -> int:
     config = read_settings(path)
     rules = load_rules(config)
     plain = json.loads(json.dumps(asdict(config), default=str))
-    plain["store"]["url"] = _without_password(config.store.url)
+    plain["store"]["url"] = config.store.place
     plain["rules"] = {
         "file": str(rules_file(config)),
         "count": len(rules.rules),
@@ -41,13 +41,6 @@ def _check(args: argparse.Namespace, context: Context) -> int:
     if rules.skipped:
         summary += f"\nskipped, since their stages are not in [stages]: {skipped_text(rules)}"
     return context.terminal.show(plain, summary)
-
-
-def _without_password(url: str) -> str:
-    """A database's URL without user, password and options."""
-    kind, mark, rest = url.partition("://")
-    # After the last @: a password with one of its own must not show in part.
-    return f"{kind}{mark}{rest.rpartition('@')[2].partition('?')[0]}" if mark else ""
 
 
 def read_settings(path: Path) -> Config:
