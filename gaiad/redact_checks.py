@@ -287,8 +287,8 @@ def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
 # What lines of a configuration of routers, and of servers that are set in their manner, begin with.
 _DEVICE = re.compile(
     r"(?i)[ \t]*(?:enable|bindpw|rootpw|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|"
-    r"standby|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|"
-    r"peer|key|line|pre-shared-key|server|address)\b[^\n:=]*$"
+    r"standby|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|"
+    r"key|line|pre-shared-key|server|address)\b[^\n:=]*$"
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gaiad.curriculum import Curriculum, Json
@@ -72,9 +72,15 @@ def check_no_leaks(dataset: Dataset, threshold: float) -> None:
 # --- Building ---------------------------------------------------------------------------------------------------
 
 
-def build_dataset(curriculum: Curriculum, examples: Sequence[Example], exchanges: Sequence[Example]) -> Dataset:
+def build_dataset(
+    curriculum: Curriculum,
+    examples: Sequence[Example],
+    exchanges: Sequence[Example],
+    own_catalogues: Collection[str] = (),
+) -> Dataset:
     """Make the dataset: drop repetitions, split whole clusters, add exchanges to train, check for leaks.
 
+    `own_catalogues` are the tool catalogues that the runtime itself shows; where none are named, the commonest counts.
     A cluster holds everything that shares a group or is nearly alike, so augmented forms of a template never part.
     Where two sources repeat each other, what the earlier one gives stays.
 
@@ -101,7 +107,7 @@ def build_dataset(curriculum: Curriculum, examples: Sequence[Example], exchanges
     splits = {"train": train, "validation": _without_pairs(validation), "heldout": _without_pairs(chosen["heldout"])}
     dataset = _with_card(curriculum, splits, wanted, dropped)
     check_no_leaks(dataset, split.near_duplicate)
-    _check_catalogues(curriculum, dataset)
+    _check_catalogues(curriculum, dataset, own_catalogues)
     return dataset
 
 
@@ -195,17 +201,18 @@ def _catalogues(examples: Iterable[Example]) -> Counter[str]:
     return Counter(key for key in own if key is not None)
 
 
-def _check_catalogues(curriculum: Curriculum, dataset: Dataset) -> None:
+def _check_catalogues(curriculum: Curriculum, dataset: Dataset, own: Collection[str]) -> None:
     """Few catalogues, each used often: what prefix sharing in training lives on."""
     used = _catalogues(dataset.train)
     total = sum(used.values())
     if not used:
         return
-    most, rarest = max(used.values()), min(used.values())
-    if len(used) > max(1, len(dataset.train) // 32) or rarest < min(16, total) or most < 0.6 * total:
+    runtimes = sum(used[key] for key in own) if own else max(used.values())
+    rarest = min(used.values())
+    if len(used) > max(1, len(dataset.train) // 32) or rarest < min(16, total) or runtimes < 0.6 * total:
         raise DatasetError(
             f"{len(used)} tool catalogues in {total} examples of {curriculum.adapter}, the rarest used {rarest} times, "
-            f"the commonest {most} times",
+            f"the runtime's own {runtimes} times",
             hint="at most train size / 32 catalogues, each used 16 times, the runtime's own in 60%",
         )
 

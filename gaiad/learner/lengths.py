@@ -13,7 +13,10 @@ from gaiad.errors import DatasetError
 from gaiad.learner.example import EXCHANGE_ORIGIN, Example
 
 CHARACTERS_A_TOKEN = 2.9
-"""A text has at most so many tokens as it has this many characters: prose has fewer, dense JSON hardly more."""
+"""How many characters are taken for a token where nobody counts: prose has more, dense JSON as many.
+
+A long text in a script that the tokenizer hardly knows may have fewer; then it is the trainer that refuses it by name.
+"""
 _NAMED = 5
 
 Count: TypeAlias = Callable[[Example], int]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import gaiad
 from gaiad.card_page import card_page
 from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
@@ -25,9 +23,20 @@ from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.lengths import Count, measured
-from gaiad.learner.sources import documents, judgement, packets, tool_registry, voice
+from gaiad.learner.sources import (
+    documents,
+    epistemics,
+    jsonl,
+    judgement,
+    own_tools,
+    packets,
+    replay,
+    tool_registry,
+    voice,
+)
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
+from gaiad.learner.sources.source import shipped_curricula as shipped_curricula
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
@@ -38,16 +47,14 @@ _SHOWN_REFUSALS, _TOLD_REFUSALS = 100, 5
 _LOADERS: dict[str, Loader] = {
     tool_registry.KIND: tool_registry.load_examples,
     judgement.KIND: judgement.load_examples,
+    own_tools.KIND: own_tools.load_examples,
     documents.KIND: documents.load_examples,
     voice.KIND: voice.load_examples,
     packets.KIND: packets.load_examples,
+    jsonl.KIND: jsonl.load_examples,
+    epistemics.KIND: epistemics.load_examples,
+    replay.KIND: replay.load_examples,
 }
-
-
-def shipped_curricula() -> Path:
-    """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
-    beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"
 
 
 def curriculum_folders(root: Path) -> list[Path]:
@@ -114,7 +121,7 @@ def gather(
         DatasetError: where the dataset would be too small or would leak, or an example is too long.
     """
     ground = Ground(curriculum, folder, tuple(documents), tuple(registries))
-    examples, refused = _sourced(ground)
+    examples, refused, own_catalogues = _sourced(ground)
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
@@ -124,7 +131,7 @@ def gather(
     most = int(curriculum.exchanges.max_share * curriculum.split.train)
     taken = chosen(usable, plain, curriculum.exchanges, most=most)
     dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
-    dataset = build_dataset(curriculum, examples, taken)
+    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
     card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
@@ -133,10 +140,11 @@ def gather(
     return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
 
 
-def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
-    """The examples of all sources, each under its source's name, and what of the material was refused."""
+def _sourced(ground: Ground) -> tuple[list[Example], list[Refused], set[str]]:
+    """The examples of all sources, each under its source's name, what was refused, the runtime's own catalogues."""
     examples: list[Example] = []
     refused: list[Refused] = []
+    own_catalogues: set[str] = set()
     for source in ground.curriculum.sources:
         loader = _LOADERS.get(source.kind)
         if loader is None:
@@ -144,12 +152,13 @@ def _sourced(ground: Ground) -> tuple[list[Example], list[Refused]]:
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
         found = loader(source, ground)
         refused.extend(found.refused)
+        own_catalogues |= found.own_catalogues
         examples.extend(
             one if one.source == source.name else replace(one, source=source.name) for one in found.examples
         )
         if not found.examples and (found.refused or not source.optional):
             raise _gives_nothing(source, found.refused)
-    return examples, refused
+    return examples, refused, own_catalogues
 
 
 def _gives_nothing(source: SourceSpec, refused: Sequence[Refused]) -> CurriculumError:

@@ -45,7 +45,6 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
                 stage=stage,
                 schema=schema,
                 expected=one.expected,
-                weight=source.weight,
             )
             for one in judgements.of(part, curriculum.seed)
         )

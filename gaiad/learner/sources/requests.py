@@ -124,11 +124,11 @@ def _said(material: Material, intent: Intent, template: str, group: str, draw: r
         texts[slot], values[slot] = str(said), value
     foreign = mark.endswith(":")
     if not plain and not foreign and draw.random() < 0.2:
-        pattern, confidence = _mistyped(pattern, draw), round(confidence - _TYPO_COST, 2)
+        pattern, confidence = mistyped(pattern, draw), round(confidence - _TYPO_COST, 2)
     text = _filled(pattern.replace("[", "").replace("]", ""), texts)
     deciding = " ".join(_filled(" ".join(re.findall(r"\[([^\]]*)\]", pattern)), texts).split()[:4])
     if not plain:
-        text = _around(text, material, draw, foreign=foreign)
+        text = around(text, material, draw, foreign=foreign)
     params = {name: _value(shape, values, texts) for name, shape in intent.params.items()}
     return Spoken(intent, group, text, deciding, params, confidence)
 
@@ -143,7 +143,7 @@ def _value(shape: str, values: Mapping[str, Json], texts: Mapping[str, str]) -> 
     return values[whole[1]] if whole else _filled(shape, texts)
 
 
-def _mistyped(pattern: str, draw: random.Random) -> str:
+def mistyped(pattern: str, draw: random.Random) -> str:
     """Swap two inner letters of one longer word that is neither a slot nor a deciding word."""
     outside = re.sub(r"\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"", lambda found: "\0" * len(found[0]), pattern)
     words = list(re.finditer(r"(?<!\w)[^\W\d_\0]{5,}(?!\w)", outside))
@@ -154,7 +154,7 @@ def _mistyped(pattern: str, draw: random.Random) -> str:
     return pattern[:at] + pattern[at + 1] + pattern[at] + pattern[at + 2 :]
 
 
-def _around(text: str, material: Material, draw: random.Random, *, foreign: bool) -> str:
+def around(text: str, material: Material, draw: random.Random, *, foreign: bool) -> str:
     """Put an opener, a closer, another sentence or carelessness around a request."""
     if draw.random() < 0.2:
         text = text.rstrip("?.!").rstrip()

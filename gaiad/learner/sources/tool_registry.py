@@ -1,9 +1,11 @@
-"""The source `tool_registry`: a shipped registry of tools and request templates, made into examples.
+"""The source `tool_registry`: a registry of tools made into examples, the shipped one with its request templates.
 
-Reads `tools.json`, `prompt.json` and `requests.json` in the curriculum's folder. Options of the source:
+With the option `registry` (a JSON file, or `module:attribute`) it is that registry, with the options and the grammar of
+`own_tools`. Without it, it reads `tools.json`, `prompt.json` and `requests.json` in the curriculum's folder. Options:
 `prompt` (style), `tools` (names; all where absent), `intents` (names; all where absent; where given, the catalogue
 shows only what they need), `fills` (forms of each template), `catalogue_variants` (other catalogues, with tools
-missing, shuffled and mixed with strange ones) and `runtime_share` (how often the runtime's own catalogue is used).
+missing, shuffled and mixed with strange ones; at most so many as are used often enough) and `runtime_share` (how often
+the runtime's own catalogue is used).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import jsonschema
 
 from gaiad.curriculum import Curriculum, Json, SourceSpec
 from gaiad.errors import CurriculumError
-from gaiad.learner.dataset import Example, Message
+from gaiad.learner.dataset import Example, Message, catalogue_of
+from gaiad.learner.sources import own_tools
 from gaiad.learner.sources.requests import NO_TOOL, Intent, Material, Spoken, parse_material, spoken
 from gaiad.learner.sources.source import Gathered, Ground
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
@@ -28,7 +31,7 @@ STAGE = "tool_selection"
 KIND = "tool_registry"
 
 _OPTIONS = {"prompt", "tools", "intents", "fills", "catalogue_variants", "runtime_share"}
-_DROPPED, _ADDED = 3, 2
+_DROPPED, _ADDED = 2, 2
 _MISSING_CONFIDENCE = 0.85
 
 
@@ -51,8 +54,11 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
     Raises:
         CurriculumError: where material is missing or contradicts itself.
     """
+    named = _named(source)
+    if named is not None:
+        return own_tools.from_registries(source, ground, (named,))
     curriculum = ground.curriculum
-    registry = _read(source, curriculum, ground.folder)
+    registry = _read(source, ground)
     schema = curriculum.stage_schemas.get(STAGE)
     origin = f"curriculum:{curriculum.adapter}@{curriculum.version}"
     examples = []
@@ -70,20 +76,38 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
                 expected={"selected_tool": tool, "params": params},
             )
         )
-    return Gathered(tuple(examples))
+    own = Example((*request(registry.prompt, registry.catalogues[0], ""), Message("assistant", "")), "", "", "")
+    return Gathered(tuple(examples), own_catalogues=frozenset({str(catalogue_of(own))}))
 
 
 def runtime_request(curriculum: Curriculum, folder: Path, words: str) -> tuple[Message, ...]:
     """The messages that the runtime sends for `words`, with its own catalogue, under the curriculum's profile."""
     for source in curriculum.sources:
         if source.kind == KIND:
-            registry = _read(source, curriculum, folder)
+            named = _named(source)
+            if named is not None:
+                return own_tools.first_request(source, Ground(curriculum, folder), (named,), words)
+            registry = _read(source, Ground(curriculum, folder))
             return request(registry.prompt, registry.catalogues[0], words)
     raise CurriculumError(f"{curriculum.adapter} has no source of kind {KIND}", hint="only such a source has requests")
 
 
-def _read(source: SourceSpec, curriculum: Curriculum, folder: Path) -> _Registry:
+def _named(source: SourceSpec) -> str | None:
+    """The registry that the source names, None where it is the shipped one."""
     options = source.options
+    if "registry" not in options:
+        return None
+    unknown = sorted(set(options) - own_tools.OPTIONS - {"registry"})
+    if unknown or not isinstance(options["registry"], str):
+        raise CurriculumError(
+            f"sources: {KIND} with a registry of its own has no options {', '.join(unknown) or 'but a named registry'}",
+            hint=f"known: registry (a text), {', '.join(sorted(own_tools.OPTIONS))}",
+        )
+    return options["registry"]
+
+
+def _read(source: SourceSpec, ground: Ground) -> _Registry:
+    options, curriculum, folder = source.options, ground.curriculum, ground.folder
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise CurriculumError(
@@ -101,6 +125,8 @@ def _read(source: SourceSpec, curriculum: Curriculum, folder: Path) -> _Registry
         raise CurriculumError(
             "sources: fills, catalogue_variants and runtime_share must be numbers", hint="mend the options"
         )
+    # A variant that is hardly ever used shares no prefix with anything.
+    variants = min(variants, int((1 - share) * own_tools.aim(source, ground) / own_tools.VARIANT_USES))
     own = tuple(tools.values())
     others = [_variant(own, tuple(distractors.values()), curriculum.seed, number) for number in range(variants)]
     return _Registry(prompt, material, intents, tools, (own, *others), float(share) if variants else 1.0, fills)
@@ -160,9 +186,14 @@ def _check_params(intents: Sequence[Intent], tools: dict[str, Tool]) -> None:
 
 
 def _variant(own: tuple[Tool, ...], strange: tuple[Tool, ...], seed: int, number: int) -> tuple[Tool, ...]:
-    """Another catalogue: some of the runtime's tools missing, some strange ones among them, in another order."""
+    """Another catalogue: some of the runtime's tools missing, some strange ones among them, in another order.
+
+    The variants leave out all tools in turn, so that none is missing oftener than another.
+    """
+    turns = random.Random(f"{seed}/missing").sample(own, len(own))
+    missing = {turns[(number * _DROPPED + at) % len(turns)].name for at in range(min(_DROPPED, len(own) - 1))}
     draw = random.Random(f"{seed}/catalogue/{number}")
-    kept = draw.sample(own, max(1, len(own) - _DROPPED))
+    kept = [tool for tool in own if tool.name not in missing]
     mixed = [*kept, *draw.sample(strange, min(_ADDED, len(strange)))]
     draw.shuffle(mixed)
     return tuple(mixed)
