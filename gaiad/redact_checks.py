@@ -1,4 +1,4 @@
-"""What a pattern cannot say: check digits, ranges, and whether something is a secret or only speaks of one.
+"""What a pattern cannot say: whether something at a secret's place, or in its shape, is a secret or only speaks of one.
 
 Each check takes a match and returns the span that is to go, or None. Touches nothing.
 """
@@ -23,11 +23,11 @@ from gaiad.redact_doubts import (
     speaks_of,
 )
 from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, national, span_of
+from gaiad.redact_said import groups, pair, pair_of, phrase, pin, said_before, spoken, spoken_line
 
 _FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
 _SETTING = re.compile(r"[\s*_>|]*(?:[-+] |\d\. |export |set |const |ENV |declare )?[*_]{0,2}(?:[\w.-]+[ \t]?){0,3}")
 _PARTED = re.compile(r"[/|,;(] ?\Z")
-_QUOTED = re.compile(r"([\"'`])[^\"'`\n\\]{4,100}\1|„[^“”\n]{4,100}[“”]|“[^”\n]{4,100}”|«[^»\n]{4,100}»")
 _LINE_END = re.compile(r"[ \t\r\"'`*|]*(?:\n|\Z)")
 # A line may be as long as its text: a setting's name ends nearer to its beginning.
 _NAME_END = 1000
@@ -36,15 +36,6 @@ _NAME_END = 1000
 def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
     """A header and what follows it; of a header alone the pattern takes all, so that no part of it is tried again."""
     return match.span() if "." in match[0] else None
-
-
-def _pin(match: re.Match[str]) -> tuple[int, int] | None:
-    """A number that is called a PIN, or a code that opens something."""
-    start, end = match.span("v")
-    before = match.string[max(0, match.start() - 20) : start].lower()
-    called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
-    counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
-    return (start, end) if called and not counts else None
 
 
 # What makes of a key, whose name is used for much else, one that is kept.
@@ -114,61 +105,11 @@ def _ends_setting(text: str, start: int, end: int) -> bool:
     return bool(_LINE_END.match(text, end)) or (quote > line and text[end : end + 1] == '"')
 
 
-def _spoken(match: re.Match[str]) -> tuple[int, int] | None:
-    """A value that a sentence gives: one that is no plain word, or stands in quotation marks."""
-    start, end = span_of(match)
-    value = match.string[start:end].rstrip(".,;:!?)*]}")
-    if (
-        not value
-        or not is_secret_value(value)
-        or is_place(value)
-        or is_term(value)
-        or is_about(value, match.string[start + len(value) : start + len(value) + 16])
-    ):
-        return None
-    name = match[0][: start - match.start()].lower()
-    before = match.string[max(0, match.start() - 20) : match.start()].lower()
-    if speaks_of(before + name) or re.fullmatch(r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*|\w+=", value):
-        return None
-    if re.search(r"\bpin\b(?!.*(?:pass|wor[dt]))", name) and not value.isdigit():
-        return None
-    # A key, a code and a token are many things: there it must look like a secret.
-    if not re.search(
-        r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|salasana|lozinka|jelsz|has|\d\W*$",
-        name,
-    ):
-        return (
-            (start, start + len(value)) if is_drawn(value, 10) or (_is_door(before + name) and is_odd(value)) else None
-        )
-    quoted = match.string[start - 1 : start] in ("'", '"', "`", "„", "“", "«", "»")
-    if (
-        re.match(r"(?:secret|clave)\b", name)
-        and not quoted
-        and not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
-    ):
-        return None
-    if not quoted and not is_odd(value):
-        return None
-    closed = _QUOTED.match(match.string, start - 1) if quoted else None
-    return (start, closed.end() - 1 if closed else start + len(value))
-
-
-def _is_door(name: str) -> bool:
-    """Whether a code is one that opens something."""
-    return bool(
-        re.search(
-            r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|"
-            r"bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)[ -]?code",
-            name,
-        )
-        or re.search(r"(?:code|código|codice) (?:for|to|für|de|du|del|della|per|d'|van) ", name)
-    )
-
-
 # What a word drawn by lot is called by, some words before it.
 _NAMES = re.compile(
-    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|jeton|klucz|sleutel|"
-    r"chiave|chave|nyckel|nøkkel|ключ|jwt|webhook|auth|\bsid|app_?id)(?:[_-]?(?:api|user|id|key|token))?[\"'`\])*]{0,3}\W{1,4}"
+    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|jeton|klucz|"
+    r"sleutel|chiave|chave|nyckel|nøkkel|ключ|jwt|webhook|auth|login|service install|--body|\bsid|app_?id)"
+    r"(?:[_-]?(?:api|user|id|key|token))?[\"'`\])*]{0,3}\W{1,4}"
     r"(?:[\w'’]{1,12}\W{1,3}){0,4}$"
 )
 
@@ -304,11 +245,11 @@ def _flag(match: re.Match[str]) -> tuple[int, int] | None:
 
 # A program, what is between, and the letter of its flag for a password.
 _CLIENT = re.compile(
-    r"(?i)\b(?:(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
-    r"(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
-    r"(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|snmp\w+\b[^|;]{0,80}? -c|openssl\b[^|;]{0,80}? -k|"
-    r"(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
-    r"\b[^|;]{0,80}? -p)$"
+    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
+    r"\b(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
+    r"\b(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|\bsnmp\w+\b[^|;]{0,80}? -c|\bopenssl\b[^|;]{0,80}? -k|"
+    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
+    r"\b[^|;]{0,80}? -p|(?: -u ?|--user(?:name)?[ =])[^\s:]{1,40} (?:-\w+ |\S+ )?-p)$"
 )
 
 
@@ -317,8 +258,8 @@ def _client(match: re.Match[str]) -> tuple[int, int] | None:
     start, end = span_of(match)
     value = match.string[start:end]
     before = match.string[max(0, match.start() - 100) : match.start()].rpartition("\n")[2]
-    fits = is_secret_value(value) and not value.isdigit() and "/" not in value
-    return (start, end) if fits and _CLIENT.search(before + match[0][:3]) else None
+    fits = is_secret_value(value) and not re.fullmatch(r"[\d:.-]+|.*/.*", value)
+    return (start, end) if fits and _CLIENT.search(before + match[0][:2]) else None
 
 
 def _user(match: re.Match[str]) -> tuple[int, int] | None:
@@ -335,25 +276,6 @@ def _auth(match: re.Match[str]) -> tuple[int, int] | None:
     return (start, start + len(value)) if is_secret_value(value) and is_odd(value) else None
 
 
-def _pair(match: re.Match[str]) -> tuple[int, int] | None:
-    """What stands behind a name or an address as its password does."""
-    start, end = span_of(match)
-    value = match.string[start:end].rstrip(".,;:)")
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
-    in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
-    return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
-
-
-def _pair_of(match: re.Match[str]) -> tuple[int, int] | None:
-    """An old value and a new one."""
-    start, end = span_of(match)
-    words = match.string[start:end].rstrip(".,;:!?)").split()
-    fits = all(
-        is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0].strip(","), words[-1])
-    )
-    return (start, end) if fits else None
-
-
 def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
     """What is handed over beside the name of a secret; a sentence is a prompt, and a name another name."""
     start, end = span_of(match)
@@ -364,9 +286,9 @@ def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
 
 # What lines of a configuration of routers, and of servers that are set in their manner, begin with.
 _DEVICE = re.compile(
-    r"(?i)[ \t]*(?:enable|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|standby|wpa-psk|"
-    r"key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|key|line|"
-    r"pre-shared-key|server|address)\b[^\n:=]*$"
+    r"(?i)[ \t]*(?:enable|bindpw|rootpw|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|"
+    r"standby|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|"
+    r"key|line|pre-shared-key|server|address)\b[^\n:=]*$"
 )
 
 
@@ -377,21 +299,6 @@ def _device(match: re.Match[str]) -> tuple[int, int] | None:
     line = max(text.rfind("\n", max(0, match.start() - 120), match.start()) + 1, match.start() - 120)
     fits = is_secret_value(value) and is_odd(value) and not re.match(r"\$\d", value)
     return (start, end) if fits and _DEVICE.match(text[max(0, line) : start]) else None
-
-
-_PRINTED = re.compile(
-    r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|\b(?:2fa|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
-)
-
-
-def _groups(match: re.Match[str]) -> tuple[int, int] | None:
-    """Groups of letters and digits, as machines print secrets for people to copy."""
-    start, end = span_of(match)
-    if not _PRINTED.search(match.string[max(0, match.start() - 24) : match.start()]):
-        return None
-    groups = re.split("[ -]", match["v"])
-    same = len({len(group) for group in groups}) == 1
-    return (start, end) if same and (len(groups) >= 4 or any(re.search(r"\d", group) for group in groups)) else None
 
 
 def _mail_words(match: re.Match[str]) -> tuple[int, int] | None:
@@ -411,38 +318,6 @@ def _webhook(match: re.Match[str]) -> tuple[int, int] | None:
     return None
 
 
-_BEFORE = re.compile(
-    r"(?i)(?:(?:\bfrom|\bvon|\bde|\bda|\bvan)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s(?:the|das|mein|my|le|mon|la|il)"
-    r"|(?P<w>[^\s\"'`„“«]{4,64})[\"'`”“»]?\s(?:as|is|ist|for|für|als|est|come|como|es|è|war|was)(?:\s(?:the|my|your|our|a|das|mein|dein|"
-    r"unser|ein|le|mon|ma|votre|la|mi|tu|su|il|mio|het|mijn))?(?:\s(?:new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api))?)"
-    r"[\s-]$"
-)
-
-
-_WORDS = (
-    "as is ist for für als est come como es è war was the my your our a das mein dein unser ein le mon ma votre"
-    " la mi tu su il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api jako"
-)
-_LEADS = frozenset(_WORDS.split())
-
-
-def _said_before(match: re.Match[str]) -> tuple[int, int] | None:
-    """The value that a sentence gives before it says what it is."""
-    # 1. The pattern's match is the word alone: what is before it is read from there.
-    lead = match.string[max(0, match.start() - 16) : match.start()].lower().split()[-1:]
-    if not lead or lead[0].rstrip("-") not in _LEADS:
-        return None
-    begin = max(0, match.start() - 160)
-    found = _BEFORE.search(match.string[begin : match.start()])
-    if found is None:
-        return None
-    start, end = found.span("v" if found["v"] else "w")
-    value = found.string[start:end]
-    words = value.split()
-    fits = all(is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0], words[-1]))
-    return (begin + start, begin + end) if fits and len(words) in (1, 3) else None
-
-
 CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "card": card,
     "jwt": _jwt,
@@ -452,7 +327,8 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "phone": national,
     "national": national,
     "secret": _secret,
-    "spoken": _spoken,
+    "spoken": spoken,
+    "spoken_line": spoken_line,
     "random": _random,
     "mail": _mail,
     "mixed": _mixed,
@@ -471,14 +347,15 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "odd": _odd,
     "drawn": _drawn,
     "user": _user,
-    "pair": _pair,
-    "said_before": _said_before,
-    "pair_of": _pair_of,
+    "pair": pair,
+    "said_before": said_before,
+    "pair_of": pair_of,
     "odd_argument": _odd_argument,
     "device": _device,
-    "groups": _groups,
+    "groups": groups,
+    "phrase": phrase,
     "mail_words": _mail_words,
     "webhook": _webhook,
-    "pin": _pin,
+    "pin": pin,
 }
 """The checks that a rule may name."""

@@ -24,6 +24,7 @@ _RULER = re.compile(r"[\s|:+-]*")
 _INNER = re.compile(r'(?:[^\n]*[:\[,{("]\s?)?"(?=[^"\n]*$)')
 _NUMBER = re.compile(r"[+(]?\d[\d\s()/.-]{5,20}")
 _LINE, _LINES, _NAME = 2000, 200, 40
+_TRIMMED = " \t\r\"'*`"
 
 Cell = tuple[int, int, str]
 """Where a cell's text begins and ends, and the type of what it holds."""
@@ -47,20 +48,24 @@ def _table(view: View, start: int, stop: int, after: int) -> Iterator[Cell]:
     """The cells of the table whose heading is from `start` to `stop`, if it is one; the next line ends at `after`."""
     text = view.text
     parting = _parting(text[start:stop])
-    # A table's lines have as many cells as its heading has, or more.
-    if parting is None or parting not in text[stop:after]:
+    if parting is None or text.find(parting, stop, after) < 0:
+        return
+    heads = view.low[start:stop].split(parting)
+    # What parts long pieces is a sentence; before the first there may be what a text of JSON begins with.
+    if any(len(head) > _NAME for head in heads[1:]):
+        return
+    names = [head.strip(_TRIMMED).rpartition('"')[2].strip(_TRIMMED) for head in heads]
+    kinds = {at: kind for at, name in enumerate(names) if (kind := _kind(name))}
+    if not kinds:
         return
     # In a text of JSON the heading begins behind a quotation mark, and the last line ends at the next one.
     inner = _INNER.match(text, start, stop)
-    start = inner.end() if inner else start
-    count = text.count(parting, start, stop)
-    if count == 0 or text.count(parting, stop, after) < count:
-        return
-    names = [name.strip(" \t\r\"'*`") for name in view.low[start:stop].split(parting)]
-    kinds = {at: kind for at, name in enumerate(names) if (kind := _kind(name))}
-    if kinds:
+    before = text.count(parting, start, inner.end()) if inner else 0
+    # A table's lines have as many cells as its heading has.
+    if before + 1 < len(names) <= before + 1 + text.count(parting, stop, after):
+        kinds = {at - before: kind for at, kind in kinds.items()}
         for row in _rows(text, stop + 1, '"' if inner else "\n"):
-            yield from _in_row(text, row, parting, kinds, len(names))
+            yield from _in_row(text, row, parting, kinds, len(names) - before)
 
 
 def _parting(line: str) -> str | None:

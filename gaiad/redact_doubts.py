@@ -23,7 +23,7 @@ _WORDS = """
 """
 _NO_SECRETS = frozenset(_WORDS.split())
 _STAND_INS = re.compile(
-    r"(?i)^(?:[x*.•_#-]+|your[\w-]*|my[_-][\w-]*|<.*>|\{.*|\$.*|%.*|\[.*|&.*|\.\.\.|example[\w-]*|__\w+__|@@\w+@@|"
+    r"(?i)^(?:[x*.•_#-]+|your[\w-]*|my[_-](?:[\w-]*[_-])?(?:pass\w*|secret|key|token)\w*|<.*>|\{.*|\$.*|%.*|\[.*|&.*|\.\.\.|example[\w-]*|__\w+__|@@\w+@@|"
     r"change[_-]?(?:me|it|this)|(?:insert|enter|replace|put|add|paste)[\w-]*|dein[\w-]*|ihr[e_-][\w-]*|"
     r"(?:tu|mi|votre|ton|uw|jouw)[_-][\w-]*|.*_here)$"
 )
@@ -35,19 +35,27 @@ _REFERENCES = re.compile(
     r"(?i)^(?:!\w+$|!?(?:env|file|vault|op|ref\+\w+|ssm|arn|secrets?|keyring|keychain|kms|gcp-sm|azkv|enc)[:!\[(])"
 )
 _SAME = re.compile(r"(\w)\1{7}|EXAMPLE|(?i:x{6}|placeholder|redacted|your[_-])|\.{3}|…|\*{3}")
-_CODE = re.compile(r"^(?:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_][\w.]*[(\[].*|new\s.*|await\s.*|lambda.*)$")
+# A name with points in it is code, unless it has a digit where no program's names begin.
+_CODE = re.compile(
+    r"^(?:(?:self|this|os|process|config|settings|env|req\w*|args|form|data|user|app|secrets?|vars?|module|ctx|options|props|"
+    r"params|body|local)(?:\.[A-Za-z_]\w*)+|[A-Za-z_][^\W\d]*(?:\.[A-Za-z_][^\W\d]*)+|[A-Za-z_][\w.]*[(\[].*|new\s.*|await\s.*|lambda.*)$"
+)
 _PATHS = re.compile(r"(?:[~.]{0,2}/[\w./-]+|\w+://.*|[A-Za-z][A-Za-z_.-]*(?:/[A-Za-z][A-Za-z_.-]*)+|[A-Z]:\\.*)$")
 _COUNTS = re.compile(r"\d{1,4}(?:[-–]\d{1,4}|[%+.,]\d*)?$")
+_AMOUNTS = re.compile(
+    r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*|\w+=|\d{1,3}[A-Za-zäöüèª°%€$£]{1,4}|\d{1,3}-[a-z]+|\d{1,2}[:.h]\d{2}(?::\d{2})?(?:am|pm)?"
+    r"|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|v?\d{1,3}(?:\.\d{1,4}){1,3}"
+)
 _UNITS = re.compile(
     r"(?i)\s?(?:characters?|chars?|zeichen|stellen|digits|letters|bytes?|bits?|days?|tagen?|hours?|stunden|minut\w+|"
     r"months?|years?|times|mal|caract\w+|caratteri|tekens|znak\w+|jours|días|weeks?|symbols?|words?)\b"
 )
 _TERMS = re.compile(
-    r"(?i)(?:sha|md|aes|utf|base|rsa|wpa|tls|ssl|oauth|http|ipv|ctrl|alt|shift|strg|cmd|chapter|f\d)[-+]?\d*\b"
+    r"(?i)(?:1password|keepass|lastpass|pbkdf|argon|sha|md|aes|utf|base|rsa|wpa|tls|ssl|oauth|http|ipv|ctrl|alt|shift|strg|cmd|chapter|f\d)[-+]?\d*\b"
 )
 _IDS = re.compile(
     r"(?:call|chatcmpl|cmpl|req|msg|toolu|resp|run|thread|asst|batch|evt|pi|price|sub|cus|prod|in|ch|seti|pm|acct|txn|src"
-    r"|ba|cs_live|cs_test|pst|usr|org|proj|file|step|vs|ft)[_-][A-Za-z0-9]|sha\d+[-:]|Qm[A-Za-z0-9]{44}|0x|AAAA|6L[ce]|G-|(?:AC|SM|MG|PN|VA)[0-9a-f]{32}$"
+    r"|ba|cs_live|cs_test|pst|usr|org|proj|file|step|vs|ft)[_-][A-Za-z0-9]|sha\d+[-:]|Qm[A-Za-z0-9]{44}|0x|AAAA|6L[ce]|G-|[13](?=.*[A-Z])[1-9A-HJ-NP-Za-km-z]{25,34}$|(?:AC|SM|MG|PN|VA)[0-9a-f]{32}$"
 )
 _UUID = re.compile(r"(?i)^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 _SPEAKS_OF = re.compile(
@@ -56,14 +64,15 @@ _SPEAKS_OF = re.compile(
     r"status|required|enabled|index|prefix)[\"'`\])*]{0,3}\s*(?:[:=]>?|->|→)\s*[\"'`]?$"
 )
 _NO_TOKEN = re.compile(
-    r"(?i)(?:(?:page|next|prev\w*|sync|continuation|cursor|pad|eos|bos|unk|sep|mask|cls|stop|special)_?token|tokeniz|tokenis"
-    r"|tokens\b|token_?type|passport|passage|passenger|passive|compass|bypass|passed|passing|passes|surpass|public|pub_?key"
-    r"|publish|site_?key|vapid|thumbprint|fingerprint|secretary|pass_?rate|pass_?through|passthrough)"
+    r"(?i)(?:(?:page|next|prev\w*|sync|continuation|cursor|pad|eos|bos|unk|sep|mask|cls|stop|special)_?token|tokeni[sz]|"
+    r"tokens\b|token_?type|passport|passage|passenger|passive|compass|bypass|passed|passing|passes|surpass|pass_?rate|"
+    r"pass_?through|public|publish|vapid|thumbprint|fingerprint|secretary|"
+    r"(?:pub|site|cache|partition|sort|primary|foreign|shard|row|object|storage|idempotency|lookup)[ _-]?key)"
 )
 _PUBLIC = re.compile(
     r"(?i)(?:integrity|hash|digest|sha-?\d*|md5|checksum|etag|fingerprint|publi\w*[ _-]?\w*|pub_?key|\w*[a-z_-]id|\bid|"
-    r"nonce|src|url|href|modulus|\bn|content|data|image|icon|commit|revision|rev|site_?key|csp|resolved|mappings|signature)"
-    r"[\"'`\s]{0,3}(?:[:=>]|\bis\b|\s)[\"'`\s]{0,3}(?:sha\d+[:-]|W/\")?$"
+    r"nonce|src|url|href|modulus|\bn|content|data|image|icon|commit|revision|rev|site_?key|csp|cursor|resolved|mappings|"
+    r"signature)[\"'`\s]{0,3}(?:[:=>]|\bis\b|\s)[\"'`\s]{0,3}(?:sha\d+[:-]|W/\")?$"
 )
 _LINE = re.compile(r"[A-Za-z0-9+/=]{16,}\s*\n?")
 
@@ -94,6 +103,11 @@ def is_odd(text: str) -> bool:
     return bool(re.search(r"\d|[^\w\s.,;:!?()/-]|[!?][A-Za-z]", text) and not re.fullmatch(r"\d{4}", text)) or bool(
         re.search(r"[a-z][-_]?[A-Z]", text)
     )
+
+
+def is_amount(text: str) -> bool:
+    """Whether a word with digits is an amount, a time or a date."""
+    return _AMOUNTS.fullmatch(text) is not None
 
 
 def is_about(text: str, rest: str) -> bool:

@@ -106,7 +106,7 @@ def ipv6(match: re.Match[str]) -> Span | None:
 
 # What is counted or kept under a number, and not dialled.
 _NUMBERED = re.compile(
-    r"(?i)(?:(?:bestell|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|vorgangs?|ticket|sendungs?|"
+    r"(?i)(?:(?:best(?:ell)?\.?-?|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|vorgangs?|ticket|sendungs?|"
     r"paket|z(?:ä|ae)hler|modell|produkt|teile|personal|matrikel|versicherungs?|referenz|buchungs?|fall|id|haus|zimmer|"
     r"prüf|los|raum)[ -]?(?:nummern?|nr|no|code|stand)?\b|\b(?:order|customer|account|invoice|serial|ticket|tracking|"
     r"reference|ref|imei|isbn|ean|gtin|sku|policy|member(?:ship)?|case|booking|model|part|product|item|document|passport|"
@@ -151,8 +151,9 @@ def national(match: re.Match[str]) -> Span | None:
 
 
 def abroad(match: re.Match[str]) -> Span | None:
-    """A number with its country's; two noughts may begin a number that counts something."""
-    if match[0].startswith("00") and _NUMBERED.search(match.string[max(0, match.start() - 48) : match.start()]):
+    """A number with its country's; two noughts may begin a number that counts something, or go on another."""
+    before = match.string[max(0, match.start() - 48) : match.start()]
+    if match[0].startswith("00") and (_NUMBERED.search(before) or re.search(r"\d[ -]$", before)):
         return None
     return phone(match) if 9 <= len(re.sub(r"\D", "", match[0])) <= 15 else None
 

@@ -38,12 +38,14 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_at(request: pytest.FixtureRequest) -> StoreConfig:
+def store_at(request: pytest.FixtureRequest) -> Iterator[StoreConfig]:
     """Where a test keeps its exchanges: a file, or a fresh database on the server."""
     if request.param == "sqlite":
-        return StoreConfig()
+        yield StoreConfig()
+        return
     server: PostgresServer = request.getfixturevalue("postgres")
-    return StoreConfig(url=server.fresh())
+    with server.database() as url:
+        yield StoreConfig(url=url)
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 from gaiad.cli import dataset
-from gaiad.cli.command import Context, Subcommands, add, add_group
+from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import DONE, FAILED, brief, table
 from gaiad.errors import CurriculumError
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
-    """Add `curriculum list|validate|schema|build|show|sample|diff`."""
+    """Add `curriculum list|validate|schema|import|build|show|sample|diff`."""
     group = add_group(commands, "curriculum", "Validate curricula and build their datasets, without a daemon.")
     listing = add(group, common, "list", _list, "List the curricula with their sources and sizes.")
     listing.add_argument("--curricula", metavar="DIR", help=dataset.ROOT_HELP)
@@ -24,6 +24,9 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     validate.add_argument("names", nargs="*", metavar="NAME", help=dataset.NAME_HELP + "; all where none is given")
     validate.add_argument("--curricula", metavar="DIR", help=dataset.ROOT_HELP)
     add(group, common, "schema", _schema, "Print the JSON Schema that a curriculum.json must fit.")
+    bring = add(group, common, "import", _import, "Make a curriculum of GAIA's earlier form of spec.")
+    bring.add_argument("file", metavar="FILE", help="has training_config or hyperparameters")
+    bring.add_argument("--curricula", metavar="DIR", help="write DIR/ADAPTER/curriculum.json (default: only show it)")
     dataset.register(group, common)
 
 
@@ -31,6 +34,41 @@ def _schema(args: argparse.Namespace, context: Context) -> int:
     from gaiad.curriculum import SCHEMA
 
     return context.terminal.show(SCHEMA, json.dumps(SCHEMA, indent=2))
+
+
+def _import(args: argparse.Namespace, context: Context) -> int:
+    from gaiad.learner.earlier_spec import import_spec
+
+    source = absolute(args.file)
+    try:
+        found = import_spec(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurriculumError(f"cannot read {source}: {error}", hint="name a file with the earlier spec") from error
+    text = json.dumps(found.spec, ensure_ascii=False, indent=2) + "\n"
+    path = absolute(args.curricula) / str(found.spec["adapter"]) / "curriculum.json" if args.curricula else None
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise CurriculumError(
+                f"cannot write {path}: {error}", hint="name another folder, or move it away"
+            ) from error
+    answer = {
+        "adapter": found.spec["adapter"],
+        "path": str(path) if path else None,
+        "spec": found.spec,
+        "lost": list(found.lost),
+        "assumed": list(found.assumed),
+    }
+    told = [
+        f"written: {path}" if path else text,
+        "not carried over:",
+        *(f"  {one}" for one in found.lost or ("nothing",)),
+    ]
+    told += ["assumed, as it does not say:", *(f"  {one}" for one in found.assumed or ("nothing",))]
+    return context.terminal.show(answer, "\n".join(told))
 
 
 def _list(args: argparse.Namespace, context: Context) -> int:

@@ -21,9 +21,15 @@ class Clock:
         return self.now
 
 
+def alone(folder: Path) -> str:
+    """A folder of curricula below `folder` that holds one only, so that one cycle leaves nothing new; its name."""
+    shutil.copytree(catalogue.shipped_curricula() / ARCHITECT, folder / "curricula" / ARCHITECT)
+    return "curricula"
+
+
 async def test_a_quiet_engine_starts_one_cycle_by_itself_and_then_says_that_nothing_is_new(tmp_path: Path) -> None:
     clock = Clock()
-    async with world(tmp_path, clock=clock, idle_minutes=5.0) as w:
+    async with world(tmp_path, clock=clock, idle_minutes=5.0, curricula=alone(tmp_path)) as w:
         w.gpu.last_user_end = clock.now
         clock.now += 100
         w.loop.tick()
@@ -53,7 +59,7 @@ async def test_a_change_in_the_owners_material_may_be_something_new(tmp_path: Pa
 
 async def test_after_a_failure_the_next_try_waits(tmp_path: Path) -> None:
     clock = Clock()
-    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+    async with world(tmp_path, clock=clock, idle_minutes=1.0, curricula=alone(tmp_path)) as w:
         w.faults("slow")
         clock.now += 61
         w.loop.tick()
@@ -72,7 +78,7 @@ async def test_a_dataset_on_which_the_trainer_broke_does_not_start_again_by_itse
     tmp_path: Path,
 ) -> None:
     clock = Clock()
-    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+    async with world(tmp_path, clock=clock, idle_minutes=1.0, curricula=alone(tmp_path)) as w:
         w.faults("error")
         clock.now += 61
         w.loop.tick()
@@ -105,7 +111,7 @@ async def test_a_broken_curriculum_is_told_and_does_not_keep_the_others_from_bei
 
 async def test_a_cancelled_cycle_does_not_start_again_at_the_next_tick(tmp_path: Path) -> None:
     clock = Clock()
-    async with world(tmp_path, clock=clock, idle_minutes=1.0) as w:
+    async with world(tmp_path, clock=clock, idle_minutes=1.0, curricula=alone(tmp_path)) as w:
         w.faults("slow")
         clock.now += 61
         w.loop.tick()

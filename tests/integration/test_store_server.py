@@ -31,8 +31,9 @@ from tests.postgres_server import PASSWORD, PostgresServer
 
 
 @pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.fresh()
+def url(postgres: PostgresServer) -> Iterator[str]:
+    with postgres.database() as made:
+        yield made
 
 
 @pytest.fixture

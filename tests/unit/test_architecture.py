@@ -26,36 +26,34 @@ LAYERS: dict[int, str] = {
     """,
     PURE: """
         card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
-        redact_doubts redact_numbers redact_pattern redact_rules redact_view report retention rollout signals
-        control.explain control.metrics control.status
-        gpu.command gpu.handoff
-        learner.allotment learner.controls learner.cycle learner.datacard learner.dataset learner.diversity
-        learner.example learner.gate learner.lengths learner.likeness learner.packing learner.shares
-        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
-        learner.sources.document_frames learner.sources.document_questions learner.sources.judgements
+        control.explain control.metrics control.status gpu.command gpu.handoff learner.allotment learner.controls
+        learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.example
+        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice learner.gate
+        learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
+        learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
+        learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
+        redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
-        learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages learner.sources.persona
-        learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests learner.sources.rows
-        learner.sources.schema_faults learner.sources.schema_patterns learner.sources.schema_values
-        learner.sources.tool_catalogues learner.sources.tool_frames learner.sources.tool_prompt
-        learner.sources.tool_requests learner.sources.tool_words
-        proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
-        proxy.gaia
+        learner.sources.matters learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages
+        learner.sources.persona learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests
+        learner.sources.rows learner.sources.schema_faults learner.sources.schema_patterns
+        learner.sources.schema_values learner.sources.tool_catalogues learner.sources.tool_frames
+        learner.sources.tool_prompt learner.sources.tool_requests learner.sources.tool_words proxy.agreeing
+        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms proxy.gaia
         proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
         proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sampling proxy.splice proxy.sse proxy.stages
         proxy.turns proxy.validity
     """,
     WORLD: """
-        aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs
-        migrations migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
-        control.listener
-        gpu.admission gpu.child gpu.engine gpu.identity gpu.probe
-        learner.artifacts learner.examiner learner.ports learner.runner learner.template
-        learner.sources.catalogue learner.sources.documents learner.sources.exchanges learner.sources.judgement
-        learner.sources.jsonl learner.sources.material learner.sources.own_tools learner.sources.packets
-        learner.sources.registry_files learner.sources.source learner.sources.tool_registry learner.sources.voice
-        proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay proxy.replies proxy.rulebook
-        proxy.upstream proxy.ways proxy.whole
+        aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs migrations
+        migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
+        control.listener gpu.admission gpu.child gpu.engine gpu.identity gpu.probe learner.artifacts
+        learner.examiner learner.ports learner.runner learner.sources.catalogue learner.sources.documents
+        learner.sources.epistemics learner.sources.exchanges learner.sources.jsonl learner.sources.judgement
+        learner.sources.material learner.sources.own_tools learner.sources.packets learner.sources.registry_files
+        learner.sources.replay learner.sources.source learner.sources.tool_registry learner.sources.voice
+        learner.template proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay
+        proxy.replies proxy.rulebook proxy.upstream proxy.ways proxy.whole
     """,
     LOOPS: """
         eraser housekeeper schedule

@@ -10,7 +10,7 @@ import contextlib
 import re
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ def config_at(path: Path, url: str) -> Config:
 
 
 @pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.fresh()
+def url(postgres: PostgresServer) -> Iterator[str]:
+    with postgres.database() as made:
+        yield made
 
 
 @pytest.fixture
@@ -171,10 +172,10 @@ async def test_a_database_of_another_program_is_refused_and_left_as_it_is(
 
 
 async def test_a_database_that_cannot_hold_every_text_is_refused(tmp_path: Path, postgres: PostgresServer) -> None:
-    latin = postgres.fresh("ENCODING 'LATIN1' TEMPLATE template0")
-    with pytest.raises(StoreError, match="LATIN1") as caught:
-        await Database.open(config_at(tmp_path, latin))
-    assert "UTF8" in caught.value.hint
+    with postgres.database("ENCODING 'LATIN1' TEMPLATE template0") as latin:
+        with pytest.raises(StoreError, match="LATIN1") as caught:
+            await Database.open(config_at(tmp_path, latin))
+        assert "UTF8" in caught.value.hint
 
 
 # --- what nobody may read ------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import gaiad
 from gaiad.card_page import card_page
 from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
@@ -25,9 +23,20 @@ from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.lengths import Count, measured
-from gaiad.learner.sources import documents, jsonl, judgement, own_tools, packets, tool_registry, voice
+from gaiad.learner.sources import (
+    documents,
+    epistemics,
+    jsonl,
+    judgement,
+    own_tools,
+    packets,
+    replay,
+    tool_registry,
+    voice,
+)
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
+from gaiad.learner.sources.source import shipped_curricula as shipped_curricula
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
@@ -43,13 +52,9 @@ _LOADERS: dict[str, Loader] = {
     voice.KIND: voice.load_examples,
     packets.KIND: packets.load_examples,
     jsonl.KIND: jsonl.load_examples,
+    epistemics.KIND: epistemics.load_examples,
+    replay.KIND: replay.load_examples,
 }
-
-
-def shipped_curricula() -> Path:
-    """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
-    beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"
 
 
 def curriculum_folders(root: Path) -> list[Path]:

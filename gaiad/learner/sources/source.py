@@ -7,11 +7,13 @@ which split, is `learner.dataset`'s decision. What it cannot use of the owner's 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import gaiad
 from gaiad.curriculum import Curriculum, SourceSpec
 from gaiad.learner.dataset import Example
 
@@ -55,3 +57,9 @@ Loader: TypeAlias = Callable[[SourceSpec, Ground], Gathered]
 Raises:
     CurriculumError: where the source's options are wrong, or shipped material is missing or contradicts itself.
 """
+
+
+def shipped_curricula() -> Path:
+    """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
+    beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
+    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"

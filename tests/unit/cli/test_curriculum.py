@@ -11,7 +11,7 @@ import pytest
 
 from gaiad.cli.main import main
 from gaiad.cli.output import DONE, FAILED
-from gaiad.learner.sources.catalogue import shipped_curricula
+from gaiad.learner.sources.catalogue import load_curriculum, shipped_curricula
 
 SMALL = ["--profile", "demo"]
 
@@ -97,3 +97,20 @@ def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(
     assert "json-architect" in told.out
     assert "1 of 2" in told.err
     assert "broken" in told.err
+
+
+def test_an_earlier_spec_is_imported_once_with_what_is_lost_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "old.json"
+    spec.write_text(json.dumps({"adapter_name": "a_b", "tier": 1, "training_config": {}, "total_target_samples": 20}))
+    answer = said(capsys, "import", str(spec), "--curricula", str(tmp_path / "own"))
+    path = tmp_path / "own" / "a-b" / "curriculum.json"
+    assert (answer["path"], answer["lost"][0][:5]) == (str(path), "tier:")
+    assert json.loads(path.read_text("utf-8")) == answer["spec"]
+    assert load_curriculum(path.parent, "full").adapter == "a-b"
+    assert main(["curriculum", "import", str(spec), "--curricula", str(tmp_path / "own")]) == FAILED
+    assert "cannot write" in capsys.readouterr().err
+    assert main(["curriculum", "import", str(spec)]) == DONE
+    assert "assumed, as it does not say:" in capsys.readouterr().out
+    assert main(["curriculum", "import", str(tmp_path / "gone.json")]) == FAILED

@@ -48,6 +48,17 @@ def test_demo_profile_overrides_parts_and_inherits_the_rest() -> None:
     assert demo.profile == "demo"
 
 
+@pytest.mark.parametrize("folder", curriculum_folders(shipped_curricula()), ids=lambda folder: folder.name)
+def test_every_curriculum_has_the_blueprints_profile_and_a_recommended_one_with_its_reason(folder: Path) -> None:
+    full, recommended = load_curriculum(folder, "full"), load_curriculum(folder, "recommended")
+    assert full.reason == ""
+    assert len(recommended.reason) > 80
+    assert (recommended.training, recommended.lora) != (full.training, full.lora)
+    # Their datasets are the same, and so are the exam and what it asks for.
+    assert (recommended.sources, recommended.split) == (full.sources, full.split)
+    assert (recommended.exam, recommended.gate, recommended.seed) == (full.exam, full.gate, full.seed)
+
+
 def test_tool_selection_schema_has_exactly_the_runtimes_keys() -> None:
     schema = load_curriculum(FOLDER, "full").stage_schemas["tool_selection"]
     keys = ["selected_tool", "params", "reasoning", "confidence"]
@@ -136,7 +147,7 @@ def test_a_mistake_in_another_profile_is_reported_too() -> None:
 
 
 def test_unknown_profile_names_the_known_ones() -> None:
-    assert "none named 'fast' (known: demo, full)" in refused(spec(), "fast")
+    assert "none named 'fast' (known: demo, full, recommended)" in refused(spec(), "fast")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"seed": NaN}', "[" * 100_000])

@@ -1,0 +1,169 @@
+"""What sentences say of secrets: a value behind its name, before it, beside it, or in groups.
+
+Each check takes a match and returns the span that is to go, or None. Touches nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gaiad.redact_doubts import (
+    is_about,
+    is_amount,
+    is_drawn,
+    is_odd,
+    is_place,
+    is_secret_value,
+    is_term,
+    speaks_of,
+)
+from gaiad.redact_numbers import Span
+
+_MARKS = ("'", '"', "`", "„", "“", "«", "»")
+_QUOTED = re.compile(r"([\"'`])[^\"'`\n\\]{4,100}\1|„[^“”\n]{4,100}[“”]|“[^”\n]{4,100}”|«[^»\n]{4,100}»")
+_KEPT = re.compile(
+    r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|salasana|"
+    r"lozinka|jelsz|has|\d\W*$"
+)
+_PIN = re.compile(r"\bpin\b(?!.*(?:pass|wor[dt]))")
+_DIRECT = re.compile(r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$")
+_DOORS = re.compile(
+    r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|pin|"
+    r"pairing|homekit|setup|bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)"
+    r"[ -]?code"
+)
+_CODE_OF = re.compile(r"(?:code|código|codice|kode?) (?:for|to|für|de|du|del|della|dell'|per|d'|van|do|til|k) ?")
+
+
+def pin(match: re.Match[str]) -> Span | None:
+    """A number that is called a PIN, or a code that opens something."""
+    start, end = match.span("v")
+    before = match.string[max(0, match.start() - 24) : start].lower()
+    called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
+    counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
+    return (start, end) if called and not counts else None
+
+
+def spoken(match: re.Match[str]) -> Span | None:
+    """A value that a sentence gives: one that is no plain word, or stands in quotation marks."""
+    start, end = match.span("v")
+    value = match["v"].rstrip(".,;:!?)*]}")
+    end = start + len(value)
+    if not value or not is_secret_value(value) or is_place(value) or is_term(value) or is_amount(value):
+        return None
+    name = match[0][: start - match.start()].lower()
+    before = match.string[max(0, match.start() - 20) : match.start()].lower()
+    if speaks_of(before + name) or is_about(value, match.string[end : end + 16]):
+        return None
+    if _PIN.search(name) and not value.isdigit():
+        return None
+    # A code is many things: there it must look like a secret, or open something.
+    if not _KEPT.search(name):
+        return (start, end) if is_drawn(value, 10) or (_is_door(before + name) and is_odd(value)) else None
+    if match.string[start - 1 : start] in _MARKS:
+        closed = _QUOTED.match(match.string, start - 1)
+        return (start, closed.end() - 1 if closed else end)
+    return (start, end) if _is_said(name, value) else None
+
+
+def _is_said(name: str, value: str) -> bool:
+    """Whether a value without quotation marks is no word of the sentence."""
+    # 1. A secret is much else, and `clave` a key to everything. 2. Some words further on a name such as KeePass may
+    # stand, which has but a capital letter within.
+    if re.match(r"(?:secret|clave)\b", name) and not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value)):
+        return False
+    return is_odd(value) and bool(_DIRECT.search(name) or re.search(r"\d|[^\w\s.,;:!?()/-]", value))
+
+
+def spoken_line(match: re.Match[str]) -> Span | None:
+    """A word joined of several at the end of a line that names it."""
+    start, end = match.span("v")
+    fits = is_secret_value(match["v"]) and not is_place(match["v"]) and not is_term(match["v"])
+    return (start, end) if fits and not speaks_of(match.string[match.start() : start]) else None
+
+
+def _is_door(name: str) -> bool:
+    """Whether a code is one that opens something."""
+    return bool(_DOORS.search(name) or _CODE_OF.search(name))
+
+
+def pair(match: re.Match[str]) -> Span | None:
+    """What stands behind a name or an address as its password does."""
+    start, end = match.span("v")
+    value = match.string[start:end].rstrip(".,;:)")
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
+    in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
+    return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
+
+
+def pair_of(match: re.Match[str]) -> Span | None:
+    """An old value and a new one."""
+    start, end = match.span("v")
+    words = match.string[start:end].rstrip(".,;:!?)").split()
+    fits = all(
+        is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0].strip(","), words[-1])
+    )
+    return (start, end) if fits else None
+
+
+def phrase(match: re.Match[str]) -> Span | None:
+    """Words behind a name that begins a line, or what stands between quotation marks."""
+    begin = match.start()
+    line = re.split(r"[\n\"]", match.string[max(0, begin - 40) : begin])[-1]
+    named = re.fullmatch(r"\s{0,20}(?:wpa_?|ma |meine |my )?(?:phrase de |master.)?", line, re.IGNORECASE)
+    return match.span("v") if named and is_secret_value(match["v"]) else None
+
+
+_PRINTED = re.compile(
+    r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|"
+    r"\b(?:2fa|setup|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
+)
+
+
+def groups(match: re.Match[str]) -> Span | None:
+    """Groups of letters and digits, as machines print secrets for people to copy."""
+    start, end = match.span("v")
+    if not _PRINTED.search(match.string[max(0, match.start() - 24) : match.start()]):
+        return None
+    parts = re.split("[ -]", match["v"])
+    same = len({len(group) for group in parts}) == 1
+    # Words of a sentence may be of one length too: four of four letters are what an application is let in by.
+    printed = any(re.search(r"\d", group) for group in parts) or [len(group) for group in parts] == [4] * 4
+    return (start, end) if same and printed else None
+
+
+_ITS = "the|my|your|our|a|an|das|mein|dein|unser|ein|le|mon|ma|votre|un|une|la|mi|tu|su|una|il|mio|het|mijn"
+_KIND = (
+    r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|starkes"
+    r"|bon|buena"
+)
+_VERBS = "as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+_BEFORE = re.compile(
+    r"(?i)(?:\b(?:from|von|de|da|van)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s"
+    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|(?=\sa\s|\sein))"
+    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)[\s-]$"
+)
+# The last words before the name of a secret where its value may stand before them.
+_WORDS = (
+    "as is ist for für als est come como es è war was the my your our a an das mein dein unser ein le mon ma votre un"
+    " une la mi tu su una il mio het mijn new neue neues neuen old alte altes wifi wlan admin root access guest api"
+    " jako strong good safe secure weak sicheres gutes starkes bon buena"
+)
+_LEADS = frozenset(_WORDS.split())
+
+
+def said_before(match: re.Match[str]) -> Span | None:
+    """The value that a sentence gives before it says what it is."""
+    # The pattern's match is the word alone: what is before it is read from there.
+    lead = match.string[max(0, match.start() - 16) : match.start()].lower().split()[-1:]
+    if not lead or lead[0].rstrip("-") not in _LEADS:
+        return None
+    begin = max(0, match.start() - 160)
+    found = _BEFORE.search(match.string[begin : match.start()])
+    if found is None:
+        return None
+    start, end = found.span("v" if found["v"] else "w")
+    value = found.string[start:end]
+    words = value.split()
+    fits = all(is_secret_value(word) and is_odd(word) and not is_place(word) for word in (words[0], words[-1]))
+    return (begin + start, begin + end) if fits and len(words) in (1, 3) else None
