@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gaiad.errors import ConfigError
@@ -66,6 +66,7 @@ def tried(rule: Rule, view: View) -> list[tuple[int, int]]:
 
 
 @given(texts)
+@example("puk  * square: EAAA4Fe1lhAZOl3x-6jod99T6agJzsJ5hZPoNVA42BrFD45mDkpc7dvhuzCmXXsL (token, production)")
 @settings(max_examples=400, deadline=None)
 def test_what_a_rule_finds_where_it_is_tried_is_all_that_it_would_find_anywhere(text: str) -> None:
     for view in views(text):
