@@ -18,7 +18,7 @@ from gaiad.learner.sources.epistemic_material import FILES, parse_material
 from gaiad.learner.sources.guard_answers import Answers, Formed
 from gaiad.learner.sources.guard_reviews import Reviews
 from gaiad.learner.sources.matters import Pool
-from gaiad.learner.sources.source import Gathered, Ground
+from gaiad.learner.sources.source import Gathered, Ground, material_text
 
 KIND = "epistemics"
 STAGE = "epistemic_guard"
@@ -37,7 +37,7 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
         CurriculumError: an option is wrong, or material is missing, contradicts itself or is too long.
     """
     curriculum = ground.curriculum
-    material = parse_material({name: _text(ground, name) for name in FILES})
+    material = parse_material({name: material_text(ground.folder / f"{name}.json") for name in FILES})
     pool = Pool(material, curriculum.seed)
     reviews, answers = (form(material, pool, curriculum.seed).strata() for form in (Reviews, Answers))
     # The replies on one topic come first: they need several facts of the same one.
@@ -66,14 +66,6 @@ def _options(source: SourceSpec, known: list[str]) -> tuple[list[str], int]:
     if problems:
         raise CurriculumError(f"sources: {KIND}: {'; '.join(problems)}", hint=f"known: {', '.join(sorted(_OPTIONS))}")
     return cast("list[str]", forms), cast(int, each)
-
-
-def _text(ground: Ground, name: str) -> str:
-    path = ground.folder / f"{name}.json"
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error
 
 
 def _example(one: Formed, source: SourceSpec, group: str, origin: str) -> Example:

@@ -7,14 +7,13 @@ Reads `judgement.json` and `requests.json` in the curriculum's folder. Option `p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from gaiad.curriculum import Json, SourceSpec
 from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources.judgements import WORLD_STATE, Judgements
 from gaiad.learner.sources.requests import parse_material
-from gaiad.learner.sources.source import Gathered, Ground
+from gaiad.learner.sources.source import Gathered, Ground, material_text
 
 KIND = "judgement"
 
@@ -29,8 +28,8 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
     if set(source.options) != {"part"} or not isinstance(part, str):
         raise CurriculumError(f"sources: {KIND} takes one option, part", hint="name the part, for example tool_review")
     curriculum = ground.curriculum
-    material = parse_material(_text(ground.folder / "requests.json"))
-    judgements = Judgements(_text(ground.folder / "judgement.json"), material)
+    material = parse_material(material_text(ground.folder / "requests.json"))
+    judgements = Judgements(material_text(ground.folder / "judgement.json"), material)
     # A report about the machine belongs to no stage: it is asked for in the midst of any.
     stage = None if part == WORLD_STATE else part
     schema: Mapping[str, Json] | None = curriculum.stage_schemas.get(part)
@@ -49,10 +48,3 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
             for one in judgements.of(part, curriculum.seed)
         )
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error

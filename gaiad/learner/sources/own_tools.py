@@ -21,7 +21,7 @@ from gaiad.learner.dataset import Example, Message, catalogue_of
 from gaiad.learner.sources.registry_files import registry_text
 from gaiad.learner.sources.registry_forms import read_registry
 from gaiad.learner.sources.requests import NO_TOOL, Material, Spoken, parse_material, spoken
-from gaiad.learner.sources.source import Gathered, Ground, Refused
+from gaiad.learner.sources.source import Gathered, Ground, Refused, material_text
 from gaiad.learner.sources.tool_catalogues import Variant, divided, variants
 from gaiad.learner.sources.tool_frames import Frames, parse_frames
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
@@ -125,10 +125,10 @@ def _tools(names: Sequence[str], folder: Path) -> tuple[list[Tool], list[Refused
 
 def _shown(source: SourceSpec, ground: Ground, tools: Sequence[Tool]) -> tuple[_Shown, list[Tool]]:
     options, curriculum, folder = source.options, ground.curriculum, ground.folder
-    prompt = parse_prompt(_text(folder / "prompt.json"), str(options.get("prompt", "runtime")))
-    frames = parse_frames(_text(folder / "frames.json"))
+    prompt = parse_prompt(material_text(folder / "prompt.json"), str(options.get("prompt", "runtime")))
+    frames = parse_frames(material_text(folder / "frames.json"))
     material = replace(
-        parse_material(_text(folder / "requests.json")),
+        parse_material(material_text(folder / "requests.json")),
         openers=frames.openers,
         closers=frames.closers,
         contexts=frames.contexts,
@@ -142,7 +142,7 @@ def _shown(source: SourceSpec, ground: Ground, tools: Sequence[Tool]) -> tuple[_
             "no tool fits the sequence length", hint="raise max_sequence_tokens, or shorten the tools"
         )
     own = {tool.name for tool in tools}
-    both = parse_tools(_text(folder / "tools.json"))
+    both = parse_tools(material_text(folder / "tools.json"))
     strange = [tool for kind in both for tool in kind.values() if tool.name not in own]
     # What few tools can be asked in is soon too much alike, and a dataset then takes less than it aims at.
     given = min(aim(source, ground), _DISTINCT_REQUESTS * len(tools))
@@ -180,13 +180,6 @@ def _number(source: SourceSpec, key: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise CurriculumError(f"sources: {key} must be a number of 0 or more", hint="mend the options")
     return value
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error
 
 
 def _wanted(source: SourceSpec, ground: Ground, tools: int) -> int:

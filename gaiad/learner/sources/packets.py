@@ -16,7 +16,7 @@ from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources import packet_tasks, plan_tasks
 from gaiad.learner.sources.packet_flow import STEPS, drawn, get, packet
 from gaiad.learner.sources.packet_material import FILES, Material, parse_material
-from gaiad.learner.sources.source import Gathered, Ground
+from gaiad.learner.sources.source import Gathered, Ground, material_text
 
 KIND = "packets"
 
@@ -71,7 +71,7 @@ def read_material(folder: Path) -> Material:
     Raises:
         CurriculumError: naming every file that is missing or contradicts itself.
     """
-    material = parse_material([_text(folder / name) for name in FILES])
+    material = parse_material([material_text(folder / name) for name in FILES])
     problems = list(_disagreements(material))
     if problems:
         raise CurriculumError("; ".join(problems), hint="mend these places in the curriculum's folder")
@@ -88,10 +88,3 @@ def _disagreements(material: Material) -> Iterator[str]:
     for path in material.wordings.fields:
         if get(whole, path) is None:
             yield f"wordings.json: no packet has a field {path}"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error

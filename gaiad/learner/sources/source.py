@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import gaiad
 from gaiad.curriculum import Curriculum, SourceSpec
+from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example
 
 
@@ -63,3 +64,15 @@ def shipped_curricula() -> Path:
     """The folder of the curricula that come with gaiad: beside the package, or below `share/` once installed."""
     beside = Path(gaiad.__file__).resolve().parent.parent / "curricula"
     return beside if beside.is_dir() else Path(sys.prefix) / "share" / "gaiad" / "curricula"
+
+
+def material_text(path: Path) -> str:
+    """The text of a file that comes with a curriculum.
+
+    Raises:
+        CurriculumError: it is not there, cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error

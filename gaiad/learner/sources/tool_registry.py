@@ -24,7 +24,7 @@ from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message, catalogue_of
 from gaiad.learner.sources import own_tools
 from gaiad.learner.sources.requests import NO_TOOL, Intent, Material, Spoken, parse_material, spoken
-from gaiad.learner.sources.source import Gathered, Ground
+from gaiad.learner.sources.source import Gathered, Ground, material_text
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
 
 STAGE = "tool_selection"
@@ -113,9 +113,9 @@ def _read(source: SourceSpec, ground: Ground) -> _Registry:
         raise CurriculumError(
             f"sources: {KIND} has no options {', '.join(unknown)}", hint=f"known: {', '.join(sorted(_OPTIONS))}"
         )
-    prompt = parse_prompt(_text(folder / "prompt.json"), str(options.get("prompt", "runtime")))
-    known, distractors = parse_tools(_text(folder / "tools.json"))
-    material = parse_material(_text(folder / "requests.json"))
+    prompt = parse_prompt(material_text(folder / "prompt.json"), str(options.get("prompt", "runtime")))
+    known, distractors = parse_tools(material_text(folder / "tools.json"))
+    material = parse_material(material_text(folder / "requests.json"))
     intents = _chosen_intents(options.get("intents"), options.get("tools"), material)
     tools = _chosen_tools(options.get("tools"), intents, known, narrow="intents" in options)
     _check_params(intents, tools)
@@ -130,13 +130,6 @@ def _read(source: SourceSpec, ground: Ground) -> _Registry:
     own = tuple(tools.values())
     others = [_variant(own, tuple(distractors.values()), curriculum.seed, number) for number in range(variants)]
     return _Registry(prompt, material, intents, tools, (own, *others), float(share) if variants else 1.0, fills)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error
 
 
 def _names(given: Json, what: str, known: Sequence[str]) -> list[str]:

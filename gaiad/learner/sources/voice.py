@@ -14,7 +14,7 @@ from gaiad.curriculum import SourceSpec
 from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources.persona import Intent, Spoken, check, parse_frame, parse_intents, spoken
-from gaiad.learner.sources.source import Gathered, Ground
+from gaiad.learner.sources.source import Gathered, Ground, material_text
 
 KIND = "voice"
 STAGE = "generation"
@@ -31,7 +31,7 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
     """
     curriculum = ground.curriculum
     wanted, fills = _options(source)
-    frame = parse_frame(_text(ground.folder / "voice.json"))
+    frame = parse_frame(material_text(ground.folder / "voice.json"))
     intents = _intents(ground.folder / "intents")
     check(intents, frame)
     chosen = _chosen(intents, wanted)
@@ -63,7 +63,7 @@ def _intents(folder: Path) -> tuple[Intent, ...]:
     files = sorted(folder.glob("*.json"), key=lambda path: path.name)
     if not files:
         raise CurriculumError(f"{folder} holds no intents", hint="restore the curriculum's folder")
-    return tuple(intent for path in files for intent in parse_intents(_text(path), path.name))
+    return tuple(intent for path in files for intent in parse_intents(material_text(path), path.name))
 
 
 def _chosen(intents: Sequence[Intent], wanted: Sequence[str] | None) -> list[Intent]:
@@ -74,13 +74,6 @@ def _chosen(intents: Sequence[Intent], wanted: Sequence[str] | None) -> list[Int
     if unknown:
         raise CurriculumError(f"sources: unknown intents {', '.join(unknown)}", hint=f"known: {', '.join(known)}")
     return [intent for intent in intents if intent.name in wanted]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="restore the curriculum's folder") from error
 
 
 def _example(one: Spoken, source: SourceSpec, origin: str) -> Example:
