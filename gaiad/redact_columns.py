@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from gaiad.redact_doubts import is_odd, is_place, is_secret_value
+from gaiad.redact_doubts import is_code, is_odd, is_place, is_secret_value
 from gaiad.redact_view import View
 
 _NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin"))
@@ -23,6 +23,10 @@ _PHONE = re.compile(
 _RULER = re.compile(r"[\s|:+-]*")
 _INNER = re.compile(r'(?:[^\n]*[:\[,{("]\s?)?"(?=[^"\n]*$)')
 _NUMBER = re.compile(r"[+(]?\d[\d\s()/.-]{5,20}")
+_INSERTS = (("insert into", 0),)
+_INSERT = re.compile(r"(?i)\binsert into\s[^\s(]{1,80}\s?\((?P<names>[^()]{1,400})\)\s{0,9}values\s{0,9}")
+_VALUES = re.compile(r"\((?:[^()'\"\n]|'[^'\n]{0,400}'|\"[^\"\n]{0,400}\"){1,200}\)")
+_VALUE = re.compile(r"\s{0,9}(?:[NE]?'(?P<v>[^'\n]{0,400})'|[^,'\"]{1,80})\s{0,9}(?:,|\Z)")
 _LINE, _LINES, _NAME = 2000, 200, 40
 _TRIMMED = " \t\r\"'*`"
 
@@ -33,6 +37,8 @@ Cell = tuple[int, int, str]
 def cells(view: View) -> Iterator[Cell]:
     """The cells of secrets in a text's tables."""
     text = view.text
+    if view.near(_INSERTS):
+        yield from _inserted(view)
     if "\n" not in text:
         return
     named = (view.has_odd_words and view.near(_NAMES)) or (view.may_hold_a_dialled_number and view.near(_CALLED))
@@ -42,6 +48,18 @@ def cells(view: View) -> Iterator[Cell]:
         if 0 < stop - start <= _LINE:
             yield from _table(view, start, stop, len(text) if after < 0 else after)
         start, stop = stop + 1, after
+
+
+def _inserted(view: View) -> Iterator[Cell]:
+    """The values for columns of secrets in rows that are put into a database."""
+    for found in _INSERT.finditer(view.text):
+        kinds = [_kind(name.strip(_TRIMMED).lower()) for name in found["names"].split(",")]
+        for row in _VALUES.finditer(view.text, found.end(), found.end() + _LINE) if any(kinds) else ():
+            parts = list(_VALUE.finditer(view.text, row.start() + 1, row.end() - 1))
+            for kind, part in zip(kinds, parts, strict=True) if len(parts) == len(kinds) else ():
+                start, end = part.span("v")
+                if kind and start >= 0 and _holds(view.text[start:end], kind):
+                    yield start, end, kind
 
 
 def _table(view: View, start: int, stop: int, after: int) -> Iterator[Cell]:
@@ -115,4 +133,4 @@ def _in_row(text: str, row: tuple[int, int], parting: str, kinds: dict[int, str]
 def _holds(text: str, kind: str) -> bool:
     if kind == "PHONE":
         return _NUMBER.fullmatch(text) is not None
-    return is_secret_value(text) and is_odd(text) and not is_place(text) and " " not in text
+    return is_secret_value(text) and is_odd(text) and not is_place(text) and not is_code(text) and " " not in text

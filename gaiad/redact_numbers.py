@@ -31,6 +31,9 @@ _CARDS = re.compile(
 )
 
 
+_GROUPS = re.compile(r"\d{4}(?:([ -])\d{4}\1\d{4}\1\d{4}|([ -])\d{6}\2\d{5})(?=[ -]\d\d?(?:\D|\Z))")
+
+
 def span_of(match: re.Match[str]) -> tuple[int, int]:
     """What of a match is to go where nothing else is asked: its group `v`, else all."""
     return match.span("v") if "v" in match.re.groupindex else match.span()
@@ -53,6 +56,10 @@ def is_card(text: str) -> bool:
 
 def card(match: re.Match[str]) -> Span | None:
     """A payment card's number."""
+    # Behind a number in groups its month may stand.
+    groups = _GROUPS.match(match[0])
+    if groups and is_card(groups[0]) and not is_card(match[0]):
+        return match.start(), match.start() + groups.end()
     return match.span() if is_card(match[0]) else None
 
 
@@ -123,11 +130,18 @@ _NUMBER = (
 )
 _CALL = (
     r"(?:\btel|phone|fon\b|mobil|handy|\bcell?\b|wa\.me|\bfax|\bruf|\bcall|\bring|m[oó]vil|telem[oó]vel|celular|portable|"
-    r"cellulare|whatsapp|\bsms\b|\btlf|télé|τηλ|тел|звони|\bll[aá]m|appel|zadzwo|\bbel\b|chiam|\blig(?:ue|ar|a)\b|"
+    r"cellulare|\bwhats\s?:|\bzap\b|\bwpp\b|微信|휴대폰|هاتف|جوال|joignable|reachable (?:at|on|under)|erreichbar|dzwoń|\bhp\s?:|\bno\.? hp\b|"
+    r"\bsms\b|\btlf|télé|τηλ|тел|звони|\bll[aá]m|appel|zadzwo|\bbel\b|chiam|\blig(?:ue|ar|a)\b|"
     r"durchwahl|fijo|fixe|festnetz|natel|\bpuh|\bgsm\b|电话|電話|手机|携帯)"
 )
 _BETWEEN = r"\w{0,9}は?(?:\W{1,5}[^\W\d]{1,12}){0,6}\W{0,5}$"
 _CALLED, _SAID = re.compile(f"(?i){_CALL}{_BETWEEN}"), re.compile(f"(?i){_NUMBER}{_BETWEEN}")
+
+
+_MINE = re.compile(
+    r"(?i)\b(?:my|meine|mi|mio|meu|minha|mon|moj|mój|mitt|mijn|můj|мой|мій)\s(?:new\s|neue\s|cell\s)?"
+    r"(?:number|nummer|nr|numero|número|num[ée]ro|numer|номер)\W{1,3}(?:(?:is|ist|es|è|é|est|to|er|är|je)\W{1,3})?$"
+)
 
 
 def phone(match: re.Match[str]) -> Span | None:
@@ -167,6 +181,6 @@ def called(match: re.Match[str]) -> Span | None:
         return None
     # Digits that only count stand alone, or in threes from the right.
     said = _DIALLED.match(value) and not _COMPOUND.search(before) and _SAID.search(before)
-    if not said and not _CALLED.search(before):
+    if not said and not _CALLED.search(before) and not _MINE.search(before):
         return None
     return None if _NUMBERED.search(before) else phone(match)

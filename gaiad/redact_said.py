@@ -10,7 +10,9 @@ import re
 from gaiad.redact_doubts import (
     is_about,
     is_amount,
+    is_code,
     is_drawn,
+    is_identifier,
     is_odd,
     is_place,
     is_secret_value,
@@ -27,11 +29,13 @@ _KEPT = re.compile(
 )
 _PIN = re.compile(r"\bpin\b(?!.*(?:pass|wor[dt]))")
 _DIRECT = re.compile(r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$")
+_TYPED = re.compile(r"\b(?:says|steht|typed?|chose|used?|tried|try|ich|enter(?:ed)?|in)\s{1,3}\W*$|\?\s")
 _DOORS = re.compile(
     r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|pin|"
     r"pairing|homekit|setup|bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)"
     r"[ -]?code"
 )
+_ACCOUNT = re.compile(r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$")
 _CODE_OF = re.compile(r"(?:code|código|codice|kode?) (?:for|to|für|de|du|del|della|dell'|per|d'|van|do|til|k) ?")
 
 
@@ -49,7 +53,7 @@ def spoken(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     value = match["v"].rstrip(".,;:!?)*]}")
     end = start + len(value)
-    if not value or not is_secret_value(value) or is_place(value) or is_term(value) or is_amount(value):
+    if not value or not is_secret_value(value) or is_place(value) or is_term(value.lstrip("(")) or is_amount(value):
         return None
     name = match[0][: start - match.start()].lower()
     before = match.string[max(0, match.start() - 20) : match.start()].lower()
@@ -59,6 +63,8 @@ def spoken(match: re.Match[str]) -> Span | None:
         return None
     # A code is many things: there it must look like a secret, or open something.
     if not _KEPT.search(name):
+        if _TYPED.search(name):
+            return None
         return (start, end) if is_drawn(value, 10) or (_is_door(before + name) and is_odd(value)) else None
     if match.string[start - 1 : start] in _MARKS:
         closed = _QUOTED.match(match.string, start - 1)
@@ -67,7 +73,9 @@ def spoken(match: re.Match[str]) -> Span | None:
 
 
 def _is_said(name: str, value: str) -> bool:
-    """Whether a value without quotation marks is no word of the sentence."""
+    """Whether a value without quotation marks is no word of the sentence, and no piece of a program."""
+    if is_code(value):
+        return False
     # 1. A secret is much else, and `clave` a key to everything. 2. Some words further on a name such as KeePass may
     # stand, which has but a capital letter within.
     if re.match(r"(?:secret|clave)\b", name) and not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value)):
@@ -92,6 +100,7 @@ def pair(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     value = match.string[start:end].rstrip(".,;:)")
     fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
+    fits = fits and not is_code(value)
     in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
     return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
 
@@ -132,16 +141,38 @@ def groups(match: re.Match[str]) -> Span | None:
     return (start, end) if same and printed else None
 
 
+def chosen(match: re.Match[str]) -> Span | None:
+    """A word of letters and digits, some words behind the name of a secret that somebody says to have chosen."""
+    start, end = match.span("v")
+    value = match["v"].rstrip(".!?")
+    fits = is_secret_value(value) and not is_place(value) and not is_term(value) and not is_amount(value)
+    named = _ACCOUNT.search(match.string[max(0, start - 40) : start])
+    return (start, end) if fits and not named and not is_identifier(value) and not speaks_of(match[0][:24]) else None
+
+
+def line(match: re.Match[str]) -> Span | None:
+    """A word with letters and digits, or with a symbol, that is a whole line behind the name of a secret."""
+    value = match["v"]
+    mixed = re.search(r"[^\W\d]", value) and re.search(r"\d|[!#$%&+?*-]", value)
+    fits = mixed and is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value)
+    return match.span("v") if fits and not re.search(r"[=(){}<>;]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value) else None
+
+
+def wifi(match: re.Match[str]) -> Span | None:
+    """What stands behind a network's name as its key; a kind of network is none."""
+    return None if re.match(r"802\.|\d+(?:[.,]\d+)?[A-Za-z]{1,4}$|0x", match["v"]) else pair(match)
+
+
 _ITS = "the|my|your|our|a|an|das|mein|dein|unser|ein|le|mon|ma|votre|un|une|la|mi|tu|su|una|il|mio|het|mijn"
 _KIND = (
     r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|starkes"
     r"|bon|buena"
 )
-_VERBS = "as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+_VERBS = "when it asks for|when asked for|wenn er nach dem|as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
 _BEFORE = re.compile(
     r"(?i)(?:\b(?:from|von|de|da|van)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s"
-    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|(?=\sa\s|\sein))"
-    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)[\s-]$"
+    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|\s?,(?=\sthe\s|\sdas\s)|(?=\sa\s|\sein|\s\())"
+    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)(?:[\s-]|\s\()$"
 )
 # The last words before the name of a secret where its value may stand before them.
 _WORDS = (
@@ -156,7 +187,7 @@ def said_before(match: re.Match[str]) -> Span | None:
     """The value that a sentence gives before it says what it is."""
     # The pattern's match is the word alone: what is before it is read from there.
     lead = match.string[max(0, match.start() - 16) : match.start()].lower().split()[-1:]
-    if not lead or lead[0].rstrip("-") not in _LEADS:
+    if not lead or (lead[0].rstrip("-") not in _LEADS and lead[0] != "("):
         return None
     begin = max(0, match.start() - 160)
     found = _BEFORE.search(match.string[begin : match.start()])
