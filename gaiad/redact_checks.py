@@ -25,7 +25,7 @@ from gaiad.redact_doubts import (
     speaks_of,
 )
 from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, national, span_of
-from gaiad.redact_said import chosen, groups, line, pair, pair_of, phrase, pin, said_before, spoken, spoken_line, wifi
+from gaiad.redact_said import chosen, groups, joined, line, pair, pair_of, phrase, pin, said_before, spoken, spoken_line, wifi, words
 
 _FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
 _SETTING = re.compile(r"[\s*_>|]*(?:[-+] |\d\. |export |set |const |ENV |declare )?[*_]{0,2}(?:[\w.-]+[ \t]?){0,3}")
@@ -232,7 +232,7 @@ def _odd(match: re.Match[str]) -> tuple[int, int] | None:
     """A value at a place where a plain word may stand too."""
     start, end = span_of(match)
     value = match.string[start:end].rstrip(".,;)") if start < end else ""
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not value.endswith(":")
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value) and not value.endswith(":")
     return (start, start + len(value)) if fits and not speaks_of(match.string[match.start() : start]) else None
 
 
@@ -389,6 +389,8 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "chosen": chosen,
     "line": line,
     "wifi": wifi,
+    "joined": joined,
+    "words": words,
     "exact": _exact,
 }
 """The checks that a rule may name."""

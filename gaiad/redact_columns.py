@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from gaiad.redact_doubts import is_code, is_odd, is_place, is_secret_value
 from gaiad.redact_view import View
 
-_NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin"))
+_ABROAD = ("senha", "hasł", "hesl", "jelsz", "парол", "clave", "senord", "salasana", "密码", "パスワード", "pw", "code", "schl")
+_NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin", *_ABROAD))
 _CALLED = tuple((word, 0) for word in ("tel", "phone", "mobil", "handy", "fax"))
 _SECRET = re.compile(
     r"(?:[\w -]{0,20}[ _-])?(?:password|passwd|passwort|passphrase|passcode|pass|pwd|kennwort|wachtwoord|contrase[ñn]a|"
-    r"secret(?:[ _-]key)?|token|api[ _-]?key|pin)"
+    r"secret(?:[ _-]key)?|token|api[ _-]?key|pin|mot de passe|senha|hasło|heslo|jelszó|пароль|clave|lösenord|passord|salasana|密码|"
+    r"パスワード|pw|(?:door|alarm|access|tür|zugangs)[ _-]?code|(?:wi-?fi|wlan|netzwerk)[ _-]?(?:key|schlüssel))"
 )
+_PIN = re.compile(r"pin$|pass[pw]|code|kennw|wachtw|senha|hasło|heslo|jelsz|парол|clave|senord|salasana|密码|パスワ|pw")
 _PHONE = re.compile(
     r"(?:[\w -]{0,20}[ _-])?(?:tel(?:efon\w{0,3}|ephone|éfono|éphone)?\.?|phone(?:[ _]n\w+)?|mobil\w{0,3}|handy|fax)"
 )
@@ -59,7 +62,7 @@ def _inserted(view: View) -> Iterator[Cell]:
             for kind, part in zip(kinds, parts, strict=True) if len(parts) == len(kinds) else ():
                 start, end = part.span("v")
                 if kind and start >= 0 and _holds(view.text[start:end], kind):
-                    yield start, end, kind
+                    yield start, end, "PASSWORD" if kind == "PIN" else kind
 
 
 def _table(view: View, start: int, stop: int, after: int) -> Iterator[Cell]:
@@ -97,7 +100,7 @@ def _kind(name: str) -> str | None:
     if not 2 < len(name) <= _NAME:
         return None
     if _SECRET.fullmatch(name):
-        return "PASSWORD"
+        return "PIN" if _PIN.search(name) else "PASSWORD"
     return "PHONE" if _PHONE.fullmatch(name) else None
 
 
@@ -125,7 +128,7 @@ def _in_row(text: str, row: tuple[int, int], parting: str, kinds: dict[int, str]
         bare = part.strip(" \t\r\"'`")
         if (kind := kinds.get(place)) and _holds(bare, kind):
             start = at + part.index(bare)
-            found.append((start, start + len(bare), kind))
+            found.append((start, start + len(bare), "PASSWORD" if kind == "PIN" else kind))
         at += len(part) + 1
     return found
 
@@ -133,4 +136,6 @@ def _in_row(text: str, row: tuple[int, int], parting: str, kinds: dict[int, str]
 def _holds(text: str, kind: str) -> bool:
     if kind == "PHONE":
         return _NUMBER.fullmatch(text) is not None
+    if kind == "PIN":
+        return re.fullmatch(r"\d{4,12}", text) is not None or _holds(text, "PASSWORD")
     return is_secret_value(text) and is_odd(text) and not is_place(text) and not is_code(text) and " " not in text

@@ -48,7 +48,7 @@ _AMOUNTS = re.compile(
 )
 _UNITS = re.compile(
     r"(?i)\s?(?:characters?|chars?|zeichen|stellen|digits|letters|bytes?|bits?|days?|tagen?|hours?|stunden|minut\w+|"
-    r"months?|years?|times|mal|caract\w+|caratteri|tekens|znak\w+|jours|días|weeks?|symbols?|words?)\b"
+    r"months?|years?|times|mal|caract\w+|caratteri|tekens|znak\w+|jours|días|weeks?|lines?|zeilen|items?|symbols?|words?)\b"
 )
 _TERMS = re.compile(
     r"(?i)(?:windows|iphone|ubuntu|debian|python|android|office|galaxy|pixel|wi-?fi|web|1password|keepass|lastpass|pbkdf|argon|sha|md|aes|utf|base|rsa|wpa|tls|ssl|oauth|http|ipv|ctrl|alt|shift|strg|cmd|chapter|f\d)[-+]?\d*\b"

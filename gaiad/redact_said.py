@@ -30,20 +30,48 @@ _KEPT = re.compile(
 _PIN = re.compile(r"\bpin\b(?!.*(?:pass|wor[dt]))")
 _DIRECT = re.compile(r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$")
 _TYPED = re.compile(r"\b(?:says|steht|typed?|chose|used?|tried|try|ich|enter(?:ed)?|in)\s{1,3}\W*$|\?\s")
-_DOORS = re.compile(
-    r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|pin|"
-    r"pairing|homekit|setup|bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)"
-    r"[ -]?code"
-)
 _ACCOUNT = re.compile(r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$")
-_CODE_OF = re.compile(r"(?:code|código|codice|kode?) (?:for|to|für|de|du|del|della|dell'|per|d'|van|do|til|k) ?")
+_PINS = re.compile(
+    r"(?<![a-z])pin(?:s|nen)?\b|pin[_-]?[ck]|\bpuk|ombination|pas{1,2}w|passcode|kennwort|\bпин|\bπιν\b|暗証|密码|비밀|비번|\bm?tan\b|"
+    r"\bt?otp\b|\b2fa\b|homekit|matter|haustür|garagentor|schloss|schlüssel|lock ?box|key ?box|digicode|keypad"
+)
+_GIVES = re.compile(
+    r"(?:\b(?:is|ist|lautet|est|es|er|är|je|jest|to|on|su|este)\b|(?<!\w)[èé]|[:=：]|は|是|은|는)[\s\"'(#*]{0,3}$"
+)
+_NEXT = re.compile(
+    r"(?:(?<![a-z])pin|pin[_-]?[ck]\w{2,3}|\bpuk\d?|\bпин(?:-?код)?|\bπιν|密码|비밀번호|비번|번호|ombination|passcode|pas{1,2}wor[dt]|kennwort|\bm?tan|\bt?otp|"
+    r"\b2fa|homekit|matter code|haustür|garagentor|schloss|schlüssel\w+|lock ?box|key ?box|digicode|keypad|pin number|number)"
+    r"(?:[\s\"'#*]{0,3}|\s\()$"
+)
+_PIN_NEXT = re.compile(r"(?:(?<![a-z])pin|\bpuk|pin[_-]?code)[\s\"'(]{1,3}$")
+_PLACES = (
+    r"door|gate|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|security|verif\w+|one-?time|pin|pairing|"
+    r"homekit|setup|log-?in|sms|otp|2fa|wifi|voicemail|tür|tor|toröffner|zugangs|eingangs|tresor|sperr|bestätigungs|sicherheits|"
+    r"einmal|porte|portail|coffre|entrée|puerta|portal|caja|portone|cancello|cassaforte|porta|portão|cofre|bramy|drzwi|domofon|"
+    r"brance|dveř|vchod|dörr|dør|ovi|ajtó|kapu|kapı|pintu|deur|poort|toegangs|kluis|двер|домофон|подъезд|калит|сейф"
+)
+_CODES = r"(?:code|código|codice|kode?n?|kodu?|koodi|kód\w{0,2}|код\w{0,2})"
+_OPENS = re.compile(
+    rf"(?:(?:{_PLACES})[ -]?|\bport){_CODES}[\s\"'#*(]{{1,3}}$|{_CODES} (?:\S{{1,6}} ){{0,2}}?(?:d')?(?:{_PLACES})\w{{0,5}}[\s#*]{{1,2}}$"
+)
+_YOURS = (
+    rf"\b(?:your|ihr|dein|votre|ton|su|tu|il tuo|uw|je|din|twój|ваш)\s{_CODES}\W{{0,3}}(?:is|lautet|est|es|è|är|to|je)?\W{{0,3}}$"
+)
+_DOORS = re.compile(rf"(?:{_PLACES})[ -]?{_CODES}|\bport{_CODES}|{_YOURS}")
+_CODE_OF = re.compile(
+    rf"{_CODES} (?:(?:for|to|für|de|du|del|della|dell'|per|d'|van|do|da|til|k|od|от|к|zum|zur)\b ?|(?:d')?(?:{_PLACES}))"
+)
 
 
 def pin(match: re.Match[str]) -> Span | None:
     """A number that is called a PIN, or a code that opens something."""
     start, end = match.span("v")
     before = match.string[max(0, match.start() - 24) : start].lower()
-    called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
+    # 1. Directly behind its name, or behind a verb or a colon. 2. A year needs those, but behind PIN itself.
+    said = _GIVES.search(before)
+    year = re.fullmatch(r"(?:19|20)\d\d", match["v"])
+    called = (_PINS.search(before) or _is_door(before)) if said else not year and (_NEXT.search(before) or _is_place(before))
+    called = called or (year and _PIN_NEXT.search(before))
     counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
     return (start, end) if called and not counts else None
 
@@ -88,6 +116,11 @@ def spoken_line(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     fits = is_secret_value(match["v"]) and not is_place(match["v"]) and not is_term(match["v"])
     return (start, end) if fits and not speaks_of(match.string[match.start() : start]) else None
+
+
+def _is_place(name: str) -> bool:
+    """Whether a code's name ends with what it opens, or begins with it and ends there."""
+    return bool(_OPENS.search(name))
 
 
 def _is_door(name: str) -> bool:
@@ -155,7 +188,29 @@ def line(match: re.Match[str]) -> Span | None:
     value = match["v"]
     mixed = re.search(r"[^\W\d]", value) and re.search(r"\d|[!#$%&+?*-]", value)
     fits = mixed and is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value)
-    return match.span("v") if fits and not re.search(r"[=(){}<>;]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value) else None
+    return match.span("v") if fits and not re.search(r"[=(){}<>;,|]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value) else None
+
+
+_JOINTS = re.compile(r"(?i)[-_](?:of|to|the|in|by|and|on|a|und|de|la|et|up|off|out)[-_]")
+_WORDINGS = frozenset("anders immer jetzt nicht folgendermaßen gleich genauso noch aber auch".split())
+_SENTENCE = frozenset(
+    "the and not for with you your our its has have can will must should that this from are was but any all only "
+    "der die das und nicht ein eine mit für den dem ist sind hat bitte beim vom zum wie auf les des une pas pour avec dans que "
+    "los las del una con por para non per che della het een niet van voor met".split()
+)
+
+
+def words(match: re.Match[str]) -> Span | None:
+    """Four words and more that make no sentence."""
+    said = re.split(r"[ -]", match["v"].casefold())
+    return None if _SENTENCE.intersection(said) or len(set(said)) < 4 else match.span("v")
+
+
+def joined(match: re.Match[str]) -> Span | None:
+    """A word that is joined of three or more, and what is said to be the wording."""
+    value = match["v"]
+    fits = is_secret_value(value) and not _JOINTS.search(value) and not speaks_of(match[0][: match.start("v") - match.start()])
+    return match.span("v") if fits and value.casefold() not in _WORDINGS else None
 
 
 def wifi(match: re.Match[str]) -> Span | None:
