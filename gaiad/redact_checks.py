@@ -21,10 +21,11 @@ from gaiad.redact_doubts import (
     is_secret_value,
     is_stand_in,
     is_term,
+    is_uuid,
     looks_random,
     speaks_of,
 )
-from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, national, span_of
+from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, local, national, span_of
 from gaiad.redact_said import chosen, groups, joined, line, pair, pair_of, phrase, pin, said_before, spoken, spoken_line, wifi, words
 
 _FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
@@ -123,6 +124,11 @@ _NAMES = re.compile(
 
 
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|\S+\.[a-z]{1,4}")
+# A name of a key, and no more than a verb before its value: what it is may look like an identifier.
+_GIVES_KEY = re.compile(
+    r"(?i)(?:api[ _-]?(?:key|token|schlüssel|sleutel|nyckel)|(?:clé|clave|chave|chiave) (?:de |da |d')?api|secret(?:[ _-]?(?:key|id))?|token)"
+    r"[\"'`]?[\s:=]{1,4}(?:(?:is|ist|lautet|est|es|è|é)\s{1,2})?[\"'`]?$"
+)
 # As seeds of one-time passwords are written.
 _BASE_32 = re.compile(r"(?=\D*\d)[A-Z2-7]{16}")
 
@@ -130,6 +136,9 @@ _BASE_32 = re.compile(r"(?=\D*\d)[A-Z2-7]{16}")
 def _random(match: re.Match[str]) -> tuple[int, int] | None:
     """A word drawn by lot, with the name of a secret before it."""
     start, value = match.start("v"), match["v"].rstrip(".")
+    if is_uuid(value):
+        named = _GIVES_KEY.search(match.string[max(0, start - 48) : start])
+        return (start, start + len(value)) if named else None
     drawn = is_drawn(value) or _BASE_32.fullmatch(value)
     if len(value) < 15 or not (drawn if len(value) < 20 else looks_random(value)):
         return None
@@ -202,7 +211,10 @@ def _pem(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 _NO_MAILBOX = re.compile(r"(?i)\.(?:lan|local|localhost|localdomain|home|internal|intern|intra|box|corp|invalid|arpa)$")
-_LOG_INTO = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|autossh|sshfs)\b[^\n|;&]{0,80}\s|(?<!:)//)$")
+_LOG_INTO = re.compile(
+    r"(?:\b(?:ssh|mosh|ssh-copy-id|autossh|sshfs|sftp)(?:\s+-\w+(?:\s+[^\s@-][^\s@]{0,40})?){0,6}\s+|"
+    r"\b(?:scp|rsync)\b[^\n|;&]{0,80}\s|(?<!:)//)$"
+)
 
 
 def _mail(match: re.Match[str]) -> tuple[int, int] | None:
@@ -372,6 +384,7 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "secret_auth": _auth,
     "abroad": abroad,
     "called": called,
+    "local": local,
     "bare": _bare,
     "odd": _odd,
     "drawn": _drawn,

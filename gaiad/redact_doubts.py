@@ -141,6 +141,11 @@ def is_identifier(text: str) -> bool:
     return _IDS.match(text) is not None or _UUID.match(text) is not None
 
 
+def is_uuid(text: str) -> bool:
+    """Whether a word is written as identifiers are (RFC 9562)."""
+    return _UUID.match(text) is not None
+
+
 def looks_random(text: str) -> bool:
     """Letters and digits mixed as no word is, at 3 bits a character or more; a UUID is a name, not a secret."""
     if not re.search(r"\d", text) or not re.search(r"[A-Za-z]", text) or _UUID.match(text) or _SAME.search(text):

@@ -19,10 +19,15 @@ _IBAN_LENGTHS = (
 )
 _LENGTH_OF = {word[:2]: int(word[2:]) for word in _IBAN_LENGTHS.split()}
 _VERSION_BEFORE = re.compile(
-    r"(?i)(?:\bv|\bver|\b[fs]w|version\w*|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|no|nr|"
-    r"build|rev|firmware|driver|treiber|kernel|oid|windows(?: nt)?|chrome|firefox|android|update\w*|"
-    r"update\w* (?:to|auf|from|von)|[=<>~]=|\^)[\s.:=_-]{0,3}$"
+    r"(?i)(?:\bv|\bver|\b[fs]w|version\w*|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|"
+    r"build|rev|firmware|driver|treiber|kernel|oid|windows(?: nt)?|chrome|firefox|android|[=<>~]=|\^)[\s.:=_-]{0,3}$"
 )
+_PERHAPS_BEFORE = re.compile(r"(?i)(?:no|nr|update\w*|update\w* (?:to|auf|from|von))[\s.:=_-]{0,3}$")
+_MACHINE_BEFORE = re.compile(
+    r"(?i)(?:\bip\b|host|://|@|addr|adress|server|ping|from|gateway|\bdns|nameserver|\bvia|\s-[sd]|\bsrc|\bdst|listen|bind|peer|"
+    r"remote|connect\w*(?: to)?|client|\bban|whois|traceroute|route\w*|router|\bin a)\W{0,3}\w{0,8}(?:\W{1,3}\w{1,8})?\W{0,3}$"
+)
+_MACHINE_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - - \[")
 _RESOLVERS = frozenset(["1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"])
 # How long the number of each network's cards is, by how it begins.
 _CARDS = re.compile(
@@ -86,16 +91,16 @@ def ipv4(match: re.Match[str]) -> Span | None:
     parts = match[0].split(".")
     if any(int(part) > 255 or (len(part) > 1 and part[0] == "0") for part in parts) or _VERSION_BEFORE.search(before):
         return None
+    if int(parts[0]) < 30 and _PERHAPS_BEFORE.search(before):
+        return None
     # 1. Of a program: `Chrome/120.0.0.0`. 2. Four small numbers are those of a version, or of a chapter.
-    if re.search(r"[A-Za-z]/$", before) and parts[0] not in ("10", "172", "192"):
+    of_program = re.search(r"[A-Za-z]/$", before) and not re.search(r"[\w-]\.[a-z]{2,}/$", before)
+    if of_program and parts[0] not in ("10", "172", "192"):
         return None
     small = all(len(part) < 3 and int(part) < 30 for part in parts)
     if small and parts[0] != "10" and match[0] not in _RESOLVERS:
-        return (
-            None
-            if not re.search(r"(?i)(?:\bip\b|host|://|@|addr|server|ping|from)\W{0,3}\w{0,8}\W{0,3}$", before)
-            else match.span()
-        )
+        told = _MACHINE_BEFORE.search(before) or _MACHINE_AFTER.match(match.string, match.end())
+        return match.span() if told else None
     return None if parts[0] in ("0", "127", "255") else match.span()
 
 
@@ -170,6 +175,12 @@ def abroad(match: re.Match[str]) -> Span | None:
     if match[0].startswith("00") and (_NUMBERED.search(before) or re.search(r"\d[ -]$", before)):
         return None
     return phone(match) if 9 <= len(re.sub(r"\D", "", match[0])) <= 15 else None
+
+
+def local(match: re.Match[str]) -> Span | None:
+    """A number without its town's, directly behind a word for telephones."""
+    digits = re.sub(r"\D", "", match["v"])
+    return match.span("v") if 5 <= len(digits) <= 8 and len(set(digits)) > 1 else None
 
 
 def called(match: re.Match[str]) -> Span | None:

@@ -33,19 +33,19 @@ _TYPED = re.compile(r"\b(?:says|steht|typed?|chose|used?|tried|try|ich|enter(?:e
 _ACCOUNT = re.compile(r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$")
 _PINS = re.compile(
     r"(?<![a-z])pin(?:s|nen)?\b|pin[_-]?[ck]|\bpuk|ombination|pas{1,2}w|passcode|kennwort|\bпин|\bπιν\b|暗証|密码|비밀|비번|\bm?tan\b|"
-    r"\bt?otp\b|\b2fa\b|homekit|matter|haustür|garagentor|schloss|schlüssel|lock ?box|key ?box|digicode|keypad"
+    r"\bt?otp\b|\b2fa\b|homekit|matter|geheim|secreto?\b|segreto|haustür|garagentor|schloss|schlüssel|lock ?box|key ?box|digicode|keypad"
 )
 _GIVES = re.compile(
     r"(?:\b(?:is|ist|lautet|est|es|er|är|je|jest|to|on|su|este)\b|(?<!\w)[èé]|[:=：]|は|是|은|는)[\s\"'(#*]{0,3}$"
 )
 _NEXT = re.compile(
     r"(?:(?<![a-z])pin|pin[_-]?[ck]\w{2,3}|\bpuk\d?|\bпин(?:-?код)?|\bπιν|密码|비밀번호|비번|번호|ombination|passcode|pas{1,2}wor[dt]|kennwort|\bm?tan|\bt?otp|"
-    r"\b2fa|homekit|matter code|haustür|garagentor|schloss|schlüssel\w+|lock ?box|key ?box|digicode|keypad|pin number|number)"
+    r"\b2fa|homekit|matter code|geheim(?:zahl|nummer)|secreto?|segreto|haustür|garagentor|schloss|schlüssel\w+|lock ?box|key ?box|digicode|keypad|pin number|number)"
     r"(?:[\s\"'#*]{0,3}|\s\()$"
 )
 _PIN_NEXT = re.compile(r"(?:(?<![a-z])pin|\bpuk|pin[_-]?code)[\s\"'(]{1,3}$")
 _PLACES = (
-    r"door|gate|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|security|verif\w+|one-?time|pin|pairing|"
+    r"door|gate|backup|recovery|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|security|verif\w+|one-?time|pin|pairing|"
     r"homekit|setup|log-?in|sms|otp|2fa|wifi|voicemail|tür|tor|toröffner|zugangs|eingangs|tresor|sperr|bestätigungs|sicherheits|"
     r"einmal|porte|portail|coffre|entrée|puerta|portal|caja|portone|cancello|cassaforte|porta|portão|cofre|bramy|drzwi|domofon|"
     r"brance|dveř|vchod|dörr|dør|ovi|ajtó|kapu|kapı|pintu|deur|poort|toegangs|kluis|двер|домофон|подъезд|калит|сейф"
@@ -158,7 +158,7 @@ def phrase(match: re.Match[str]) -> Span | None:
 
 _PRINTED = re.compile(
     r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|"
-    r"\b(?:2fa|setup|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
+    r"\b(?:2fa|setup|totp|authenticator|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
 )
 
 
@@ -167,10 +167,11 @@ def groups(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     if not _PRINTED.search(match.string[max(0, match.start() - 24) : match.start()]):
         return None
-    parts = re.split("[ -]", match["v"])
+    parts = re.split(r"[ ,\n-]+", match["v"])
     same = len({len(group) for group in parts}) == 1
     # Words of a sentence may be of one length too: four of four letters are what an application is let in by.
-    printed = any(re.search(r"\d", group) for group in parts) or [len(group) for group in parts] == [4] * 4
+    four = [len(group) for group in parts] == [4] * 4 and re.search("[:=]", match[0])
+    printed = four or any(re.search(r"\d", group) for group in parts)
     return (start, end) if same and printed else None
 
 
