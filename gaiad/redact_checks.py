@@ -139,10 +139,9 @@ def _random(match: re.Match[str]) -> tuple[int, int] | None:
     if is_uuid(value):
         named = _GIVES_KEY.search(match.string[max(0, start - 48) : start])
         return (start, start + len(value)) if named else None
-    drawn = is_drawn(value) or _BASE_32.fullmatch(value)
-    if len(value) < 15 or not (drawn if len(value) < 20 else looks_random(value)):
+    if len(value) < 15 or is_identifier(value) or _CONSTANT.fullmatch(value):
         return None
-    if not is_secret_value(value) or is_place(value) or is_identifier(value) or _CONSTANT.fullmatch(value):
+    if not (looks_random(value) if len(value) >= 20 else is_drawn(value) or _BASE_32.fullmatch(value)):
         return None
     name = match.string[max(0, start - 80) : start]
     named = _NAMES.search(name)
@@ -152,7 +151,7 @@ def _random(match: re.Match[str]) -> tuple[int, int] | None:
     session = re.match("(?i)sess|sid|cookie|app", named[0]) is not None
     if not session and (is_public(name) or speaks_of(name[max(0, named.start() - 12) :])):
         return None
-    return (start, start + len(value))
+    return (start, start + len(value)) if is_secret_value(value) and not is_place(value) else None
 
 
 def _bare(match: re.Match[str]) -> tuple[int, int] | None:

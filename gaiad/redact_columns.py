@@ -14,6 +14,8 @@ from gaiad.redact_view import View
 _ABROAD = ("senha", "hasł", "hesl", "jelsz", "парол", "clave", "senord", "salasana", "密码", "パスワード", "pw", "code", "schl")
 _NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin", *_ABROAD))
 _CALLED = tuple((word, 0) for word in ("tel", "phone", "mobil", "handy", "fax"))
+HEADINGS = frozenset(word for word, _ in (*_NAMES, *_CALLED))
+"""What a table's heading has to hold, in small letters."""
 _SECRET = re.compile(
     r"(?:[\w -]{0,20}[ _-])?(?:password|passwd|passwort|passphrase|passcode|pass|pwd|kennwort|wachtwoord|contrase[ñn]a|"
     r"secret(?:[ _-]key)?|token|api[ _-]?key|pin|mot de passe|senha|hasło|heslo|jelszó|пароль|clave|lösenord|passord|salasana|密码|"
@@ -42,7 +44,7 @@ def cells(view: View) -> Iterator[Cell]:
     text = view.text
     if view.near(_INSERTS):
         yield from _inserted(view)
-    if "\n" not in text:
+    if "\n" not in text or not view.may_hold_one(HEADINGS):
         return
     named = (view.has_odd_words and view.near(_NAMES)) or (view.may_hold_a_dialled_number and view.near(_CALLED))
     start, stop = 0, text.find("\n")
