@@ -26,7 +26,21 @@ from gaiad.redact_doubts import (
     speaks_of,
 )
 from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, local, national, span_of
-from gaiad.redact_said import chosen, groups, joined, line, pair, pair_of, phrase, pin, said_before, spoken, spoken_line, wifi, words
+from gaiad.redact_said import (
+    chosen,
+    groups,
+    joined,
+    line,
+    pair,
+    pair_of,
+    phrase,
+    pin,
+    said_before,
+    spoken,
+    spoken_line,
+    wifi,
+    words,
+)
 
 _FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
 _SETTING = re.compile(r"[\s*_>|]*(?:[-+] |\d\. |export |set |const |ENV |declare )?[*_]{0,2}(?:[\w.-]+[ \t]?){0,3}")
@@ -44,7 +58,8 @@ def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
 # What makes of a key, whose name is used for much else, one that is kept.
 _KEPT = re.compile(
     r"pass?w|pass|pw|wort|secret|pragma|credential|psk|wireless|wi-?fi|wlan|wpa|netzwerkschl|geheimschl|"
-    r"(?:api|access|auth|private|encryption|master|signing|account|license|pre-?shared|network|bot|setup|client|lizenz)"
+    r"(?:api|access|auth|private|encryption|master|signing|account|license|pre-?shared|network|bot|setup|client|"
+    r"lizenz)"
     r"[ _-]?(?:key|schl|sleutel|nyckel|n[øo]kkel)"
 )
 _WEAK = re.compile(r"(?:key|schlüssel|sleutel|nyckel|kkel|sid|session\w*|cookie|auth|jwt|sig|code)\W*$")
@@ -115,9 +130,12 @@ def _ends_setting(text: str, start: int, end: int) -> bool:
 
 # What a word drawn by lot is called by, some words before it.
 _NAMES = re.compile(
-    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|jeton|klucz|"
-    r"sleutel|chiave|chave|nyckel|nøkkel|nøgle|ключ|токен|密钥|密鑰|令牌|トークン|キー|シークレット|秘密鍵|키|토큰|anahtar|kulcs|cheie|klíč|kľúč|ključ|κλειδί|"
-    r"khóa|mã|kunci|مفتاح|رمز|מפתח|segredo|võti|avain|raktas|jwt|webhook|auth(?:orization)?|hmac|seed|login|service install|--body|\bsid|app_?id)"
+    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|"
+    r"jeton|klucz|"
+    r"sleutel|chiave|chave|nyckel|nøkkel|nøgle|ключ|токен|密钥|密鑰|令牌|トークン|キー|シークレット|秘密鍵|키|토큰|anahtar|kulcs|cheie|"
+    r"klíč|kľúč|ključ|κλειδί|"
+    r"khóa|mã|kunci|مفتاح|رمز|מפתח|segredo|võti|avain|raktas|jwt|webhook|auth(?:orization)?|hmac|seed|login|"
+    r"service install|--body|\bsid|app_?id)"
     r"(?:[_-]?(?:api|user|id|key|token))?[\"'`\])*]{0,3}\W{1,4}"
     r"(?:[\w'’]{1,12}\W{1,3}){0,4}$"
 )
@@ -126,7 +144,8 @@ _NAMES = re.compile(
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|\S+\.[a-z]{1,4}")
 # A name of a key, and no more than a verb before its value: what it is may look like an identifier.
 _GIVES_KEY = re.compile(
-    r"(?i)(?:api[ _-]?(?:key|token|schlüssel|sleutel|nyckel)|(?:clé|clave|chave|chiave) (?:de |da |d')?api|secret(?:[ _-]?(?:key|id))?|token)"
+    r"(?i)(?:api[ _-]?(?:key|token|schlüssel|sleutel|nyckel)|(?:clé|clave|chave|chiave) (?:de |da |d')?api|"
+    r"secret(?:[ _-]?(?:key|id))?|token)"
     r"[\"'`]?[\s:=]{1,4}(?:(?:is|ist|lautet|est|es|è|é)\s{1,2})?[\"'`]?$"
 )
 # As seeds of one-time passwords are written.
@@ -243,7 +262,13 @@ def _odd(match: re.Match[str]) -> tuple[int, int] | None:
     """A value at a place where a plain word may stand too."""
     start, end = span_of(match)
     value = match.string[start:end].rstrip(".,;)") if start < end else ""
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value) and not value.endswith(":")
+    fits = (
+        is_secret_value(value)
+        and is_odd(value)
+        and not is_place(value)
+        and not is_term(value)
+        and not value.endswith(":")
+    )
     return (start, start + len(value)) if fits and not speaks_of(match.string[match.start() : start]) else None
 
 
@@ -268,7 +293,8 @@ def _query(match: re.Match[str]) -> tuple[int, int] | None:
 
 # The flag of a program, up to its value; of keys only those that are kept.
 _FLAG = re.compile(
-    r"(?i)(?:^|[\s\"'`(\[=])--?(?:(?:[a-z]{1,20}-){0,2}(?:pass\w{0,8}|pw|token|secret|psk)|(?:src|dest)?(?:store|key)pass|"
+    r"(?i)(?:^|[\s\"'`(\[=])--?(?:(?:[a-z]{1,20}-){0,2}(?:pass\w{0,8}|pw|token|secret|psk)|(?:src|"
+    r"dest)?(?:store|key)pass|"
     r"(?:[a-z]{1,20}-)?(?:api|secret|access|auth|setup)-?(?:key|token))[\s=]+[\"']?$"
 )
 
@@ -283,10 +309,12 @@ def _flag(match: re.Match[str]) -> tuple[int, int] | None:
 
 # A program, what is between, and the letter of its flag for a password.
 _CLIENT = re.compile(
-    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub)|sqlcmd|bcp)\b[^|;]{0,80}? -[aP]|\bsnmp\w+\b[^|;]{0,80}? -[AX]|\brar\b[^|;]{0,80}? -hp|"
+    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub)|sqlcmd|bcp)\b[^|;]{0,80}? -[aP]|\bsnmp\w+\b[^|;]{0,80}? -[AX]|"
+    r"\brar\b[^|;]{0,80}? -hp|"
     r"\b(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
     r"\b(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|\bsnmp\w+\b[^|;]{0,80}? -c|\bopenssl\b[^|;]{0,80}? -k|"
-    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql|"
+    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|"
+    r"rdesktop|xfreerdp|psql|"
     r"usermod|useradd|hydra|crackmapexec|netexec|nxc|evil-winrm|unrar|rar|sqlcmd|bcp)"
     r"\b[^|;]{0,80}? -p|(?: -u ?|--user(?:name)?[ =])[^\s:]{1,40} (?:-\w+ |\S+ )?-p)$"
 )
@@ -326,7 +354,8 @@ def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
 # What lines of a configuration of routers, and of servers that are set in their manner, begin with.
 _DEVICE = re.compile(
     r"(?i)[ \t]*(?:enable|bindpw|rootpw|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|"
-    r"standby|env|arg|setx|masterauth|rootpw|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|"
+    r"standby|env|arg|setx|masterauth|rootpw|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|"
+    r"password|secret|requirepass|masterauth|isakmp|peer|"
     r"key|line|pre-shared-key|server|address)\b[^\n:=]*$"
 )
 

@@ -11,14 +11,30 @@ from collections.abc import Iterator, Sequence
 from gaiad.redact_doubts import is_code, is_odd, is_place, is_secret_value
 from gaiad.redact_view import View
 
-_ABROAD = ("senha", "hasł", "hesl", "jelsz", "парол", "clave", "senord", "salasana", "密码", "パスワード", "pw", "code", "schl")
+_ABROAD = (
+    "senha",
+    "hasł",
+    "hesl",
+    "jelsz",
+    "парол",
+    "clave",
+    "senord",
+    "salasana",
+    "密码",
+    "パスワード",
+    "pw",
+    "code",
+    "schl",
+)
 _NAMES = tuple((word, 0) for word in ("pass", "kenn", "wachtw", "contrase", "secret", "token", "key", "pin", *_ABROAD))
 _CALLED = tuple((word, 0) for word in ("tel", "phone", "mobil", "handy", "fax"))
 HEADINGS = frozenset(word for word, _ in (*_NAMES, *_CALLED))
 """What a table's heading has to hold, in small letters."""
 _SECRET = re.compile(
-    r"(?:[\w -]{0,20}[ _-])?(?:password|passwd|passwort|passphrase|passcode|pass|pwd|kennwort|wachtwoord|contrase[ñn]a|"
-    r"secret(?:[ _-]key)?|token|api[ _-]?key|pin|mot de passe|senha|hasło|heslo|jelszó|пароль|clave|lösenord|passord|salasana|密码|"
+    r"(?:[\w -]{0,20}[ _-])?(?:password|passwd|passwort|passphrase|passcode|pass|pwd|kennwort|wachtwoord|"
+    r"contrase[ñn]a|"
+    r"secret(?:[ _-]key)?|token|api[ _-]?key|pin|mot de passe|senha|hasło|heslo|jelszó|пароль|clave|lösenord|"
+    r"passord|salasana|密码|"
     r"パスワード|pw|(?:door|alarm|access|tür|zugangs)[ _-]?code|(?:wi-?fi|wlan|netzwerk)[ _-]?(?:key|schlüssel))"
 )
 _PIN = re.compile(r"pin$|pass[pw]|code|kennw|wachtw|senha|hasło|heslo|jelsz|парол|clave|senord|salasana|密码|パスワ|pw")

@@ -40,7 +40,9 @@ _CODE = re.compile(
     r"^(?:(?:self|this|os|process|config|settings|env|req\w*|args|form|data|user|app|secrets?|vars?|module|ctx|options|props|"
     r"params|body|local)(?:\.[A-Za-z_]\w*)+|[A-Za-z_][^\W\d]*(?:\.[A-Za-z_][^\W\d]*)+|[A-Za-z_][\w.]*[(\[].*|new\s.*|await\s.*|lambda.*)$"
 )
-_PATHS = re.compile(r"(?:[~.]{0,2}/[\w./-]+|\w+://.*|[\w.-]+(?:/[\w.-]+)+\.[a-z]\w{0,4}(?::\d+)?|[A-Za-z][A-Za-z_.-]*(?:/[A-Za-z][A-Za-z_.-]*)+|[A-Z]:\\.*)$")
+_PATHS = re.compile(
+    r"(?:[~.]{0,2}/[\w./-]+|\w+://.*|[\w.-]+(?:/[\w.-]+)+\.[a-z]\w{0,4}(?::\d+)?|[A-Za-z][A-Za-z_.-]*(?:/[A-Za-z][A-Za-z_.-]*)+|[A-Z]:\\.*)$"
+)
 _COUNTS = re.compile(r"\d{1,4}(?:[-–]\d{1,4}|[%+.,]\d*)?$")
 _AMOUNTS = re.compile(
     r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*(?:[A-Za-zµ]{1,3})?|\w+=|\d{1,3}[A-Za-zäöüèª°%€$£]{1,4}|\d{1,3}-[a-z]+|\d{1,2}[:.h]\d{2}(?::\d{2})?(?:am|pm)?"

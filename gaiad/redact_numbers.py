@@ -24,14 +24,17 @@ _VERSION_BEFORE = re.compile(
 )
 _PERHAPS_BEFORE = re.compile(r"(?i)(?:no|nr|update\w*|update\w* (?:to|auf|from|von))[\s.:=_-]{0,3}$")
 _MACHINE_BEFORE = re.compile(
-    r"(?i)(?:\bip\b|host|://|@|addr|adress|server|ping|from|gateway|\bdns|nameserver|\bvia|\s-[sd]|\bsrc|\bdst|listen|bind|peer|"
-    r"remote|connect\w*(?: to)?|client|\bban|whois|traceroute|route\w*|router|\bin a)\W{0,3}\w{0,8}(?:\W{1,3}\w{1,8})?\W{0,3}$"
+    r"(?i)(?:\bip\b|host|://|@|addr|adress|server|ping|from|gateway|\bdns|nameserver|\bvia|\s-[sd]|\bsrc|\bdst|"
+    r"listen|bind|peer|"
+    r"remote|connect\w*(?: to)?|client|\bban|whois|traceroute|route\w*|router|"
+    r"\bin a)\W{0,3}\w{0,8}(?:\W{1,3}\w{1,8})?\W{0,3}$"
 )
 _MACHINE_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - - \[")
 _RESOLVERS = frozenset(["1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"])
 # How long the number of each network's cards is, by how it begins.
 _CARDS = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[0-2])\d{13}|(?:5[06-8]\d|6\d\d)\d{10,16}|3[47]\d{13}"
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[0-2])\d{13}|(?:5[06-8]\d|6\d\d)\d{10,16}|"
+    r"3[47]\d{13}"
     r"|3(?:0[0-5]|[689]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12,15}"
 )
 
@@ -118,14 +121,19 @@ def ipv6(match: re.Match[str]) -> Span | None:
 
 # What is counted or kept under a number, and not dialled.
 _NUMBERED = re.compile(
-    r"(?i)(?:(?:best(?:ell)?\.?-?|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|vorgangs?|ticket|sendungs?|"
-    r"paket|z(?:ä|ae)hler|modell|produkt|teile|personal|matrikel|versicherungs?|referenz|buchungs?|fall|id|haus|zimmer|"
+    r"(?i)(?:(?:best(?:ell)?\.?-?|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|"
+    r"vorgangs?|ticket|sendungs?|"
+    r"paket|z(?:ä|ae)hler|modell|produkt|teile|personal|matrikel|versicherungs?|referenz|buchungs?|fall|id|haus|"
+    r"zimmer|"
     r"prüf|los|raum)[ -]?(?:nummern?|nr|no|code|stand)?\b|\b(?:order|customer|account|invoice|serial|ticket|tracking|"
-    r"reference|ref|imei|isbn|ean|gtin|sku|policy|member(?:ship)?|case|booking|model|part|product|item|document|passport|"
+    r"reference|ref|imei|isbn|ean|gtin|sku|policy|member(?:ship)?|case|booking|model|part|product|item|document|"
+    r"passport|"
     r"tax|vat|meter|batch|lot|job|build|issue|page|line|row|project|vin|iccid|"
-    r"commande|client|facture|dossier|pedido|cliente|factura|fattura|ordine|bestelling|klant|factuur|zamówieni\w+|faktury|"
+    r"commande|client|facture|dossier|pedido|cliente|factura|fattura|ordine|bestelling|klant|factuur|"
+    r"zamówieni\w+|faktury|"
     r"klienta|konta|contrat|contrato|siret|siren|nip|pesel|regon|iban|steuer-id|aktenzeichen|blz|plz|gps|isin|wkn|"
-    r"sendung|parcel|paket|colis)(?![a-z]))[\s_-]?(?:number|no|nr|num|id|n°|numer\w*|núm\w*)?[\"'.:#=\s*-]{0,6}(?:is|ist|est|es|to|lautet)?"
+    r"sendung|parcel|paket|colis)(?![a-z]))[\s_-]?(?:number|no|nr|num|id|n°|numer\w*|"
+    r"núm\w*)?[\"'.:#=\s*-]{0,6}(?:is|ist|est|es|to|lautet)?"
     r"\s?[\"'#]?[A-Z]{0,3}[\s-]?$"
 )
 _DIALLED = re.compile(r"\+|\(?0|\(|[78] ?\(?9|[1-9]\d{2}[ .-]\d{3}[ .-]\d{3,4}$")
@@ -134,8 +142,10 @@ _NUMBER = (
     r"(?:nummer|number|numéro|n[uú]mero|numer|contact\w{0,2}|erreich\w{2,5}|reach|text|dial\w{0,3}|номер|stacj|kom)\b"
 )
 _CALL = (
-    r"(?:\btel|phone|fon\b|mobil|handy|\bcell?\b|wa\.me|\bfax|\bruf|\bcall|\bring|m[oó]vil|telem[oó]vel|celular|portable|"
-    r"cellulare|\bwhats\s?:|\bzap\b|\bwpp\b|微信|휴대폰|هاتف|جوال|joignable|reachable (?:at|on|under)|erreichbar|dzwoń|\bhp\s?:|\bno\.? hp\b|"
+    r"(?:\btel|phone|fon\b|mobil|handy|\bcell?\b|wa\.me|\bfax|\bruf|\bcall|\bring|m[oó]vil|telem[oó]vel|celular|"
+    r"portable|"
+    r"cellulare|\bwhats\s?:|\bzap\b|\bwpp\b|微信|휴대폰|هاتف|جوال|joignable|reachable (?:at|on|under)|erreichbar|"
+    r"dzwoń|\bhp\s?:|\bno\.? hp\b|"
     r"\bsms\b|\btlf|télé|τηλ|тел|звони|\bll[aá]m|appel|zadzwo|\bbel\b|chiam|\blig(?:ue|ar|a)\b|"
     r"durchwahl|fijo|fixe|festnetz|natel|\bpuh|\bgsm\b|电话|電話|手机|携帯)"
 )

@@ -281,10 +281,12 @@ def parse_rules(text: str) -> Rules:
         parts, places = dict(document.get("parts", {})), dict(document.get("places", {}))
     except (ValueError, KeyError, TypeError, re.error) as error:
         raise ConfigError(f"the rules of redaction cannot be read: {error!r}", hint=_HINT) from error
-    rules, problems = [], []
+    rules, problems = list[Rule](), list[str]()
+    nears: dict[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] = {}
     for at, row in enumerate(rows):
         try:
-            rules.append(_rule(_whole(row, parts, places)))
+            rule = _rule(_whole(row, parts, places))
+            rules.append(replace(rule, near=nears.setdefault(rule.near, rule.near)))
         except (ValueError, KeyError, TypeError, AttributeError, re.error) as error:
             problems.append(f"rule {row.get('id', at) if isinstance(row, dict) else at}: {error}")
     if problems:

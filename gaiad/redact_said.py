@@ -24,42 +24,55 @@ from gaiad.redact_numbers import Span
 _MARKS = ("'", '"', "`", "„", "“", "«", "»")
 _QUOTED = re.compile(r"([\"'`])[^\"'`\n\\]{4,100}\1|„[^“”\n]{4,100}[“”]|“[^”\n]{4,100}”|«[^»\n]{4,100}»")
 _KEPT = re.compile(
-    r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|salasana|"
+    r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|"
+    r"salasana|"
     r"lozinka|jelsz|has|\d\W*$"
 )
 _PIN = re.compile(r"\bpin\b(?!.*(?:pass|wor[dt]))")
 _DIRECT = re.compile(r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$")
 _TYPED = re.compile(r"\b(?:says|steht|typed?|chose|used?|tried|try|ich|enter(?:ed)?|in)\s{1,3}\W*$|\?\s")
-_ACCOUNT = re.compile(r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$")
+_ACCOUNT = re.compile(
+    r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$"
+)
 _PINS = re.compile(
-    r"(?<![a-z])pin(?:s|nen)?\b|pin[_-]?[ck]|\bpuk|ombination|pas{1,2}w|passcode|kennwort|\bпин|\bπιν\b|暗証|密码|비밀|비번|\bm?tan\b|"
-    r"\bt?otp\b|\b2fa\b|homekit|matter|geheim|secreto?\b|segreto|haustür|garagentor|schloss|schlüssel|lock ?box|key ?box|digicode|keypad"
+    r"(?<![a-z])pin(?:s|nen)?\b|pin[_-]?[ck]|\bpuk|ombination|pas{1,2}w|passcode|kennwort|\bпин|\bπιν\b|暗証|密码|"
+    r"비밀|비번|\bm?tan\b|"
+    r"\bt?otp\b|\b2fa\b|homekit|matter|geheim|secreto?\b|segreto|haustür|garagentor|schloss|schlüssel|lock ?box|"
+    r"key ?box|digicode|keypad"
 )
 _GIVES = re.compile(
     r"(?:\b(?:is|ist|lautet|est|es|er|är|je|jest|to|on|su|este)\b|(?<!\w)[èé]|[:=：]|は|是|은|는)[\s\"'(#*]{0,3}$"
 )
 _NEXT = re.compile(
-    r"(?:(?<![a-z])pin|pin[_-]?[ck]\w{2,3}|\bpuk\d?|\bпин(?:-?код)?|\bπιν|密码|비밀번호|비번|번호|ombination|passcode|pas{1,2}wor[dt]|kennwort|\bm?tan|\bt?otp|"
-    r"\b2fa|homekit|matter code|geheim(?:zahl|nummer)|secreto?|segreto|haustür|garagentor|schloss|schlüssel\w+|lock ?box|key ?box|digicode|keypad|pin number|number)"
+    r"(?:(?<![a-z])pin|pin[_-]?[ck]\w{2,3}|\bpuk\d?|\bпин(?:-?код)?|\bπιν|密码|비밀번호|비번|번호|ombination|passcode|"
+    r"pas{1,2}wor[dt]|kennwort|\bm?tan|\bt?otp|"
+    r"\b2fa|homekit|matter code|geheim(?:zahl|nummer)|secreto?|segreto|haustür|garagentor|schloss|schlüssel\w+|"
+    r"lock ?box|key ?box|digicode|keypad|pin number|number)"
     r"(?:[\s\"'#*]{0,3}|\s\()$"
 )
 _PIN_NEXT = re.compile(r"(?:(?<![a-z])pin|\bpuk|pin[_-]?code)[\s\"'(]{1,3}$")
 _PLACES = (
-    r"door|gate|backup|recovery|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|security|verif\w+|one-?time|pin|pairing|"
-    r"homekit|setup|log-?in|sms|otp|2fa|wifi|voicemail|tür|tor|toröffner|zugangs|eingangs|tresor|sperr|bestätigungs|sicherheits|"
-    r"einmal|porte|portail|coffre|entrée|puerta|portal|caja|portone|cancello|cassaforte|porta|portão|cofre|bramy|drzwi|domofon|"
+    r"door|gate|backup|recovery|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|"
+    r"security|verif\w+|one-?time|pin|pairing|"
+    r"homekit|setup|log-?in|sms|otp|2fa|wifi|voicemail|tür|tor|toröffner|zugangs|eingangs|tresor|sperr|"
+    r"bestätigungs|sicherheits|"
+    r"einmal|porte|portail|coffre|entrée|puerta|portal|caja|portone|cancello|cassaforte|porta|portão|cofre|"
+    r"bramy|drzwi|domofon|"
     r"brance|dveř|vchod|dörr|dør|ovi|ajtó|kapu|kapı|pintu|deur|poort|toegangs|kluis|двер|домофон|подъезд|калит|сейф"
 )
 _CODES = r"(?:code|código|codice|kode?n?|kodu?|koodi|kód\w{0,2}|код\w{0,2})"
 _OPENS = re.compile(
-    rf"(?:(?:{_PLACES})[ -]?|\bport){_CODES}[\s\"'#*(]{{1,3}}$|{_CODES} (?:\S{{1,6}} ){{0,2}}?(?:d')?(?:{_PLACES})\w{{0,5}}[\s#*]{{1,2}}$"
+    rf"(?:(?:{_PLACES})[ -]?|\bport){_CODES}[\s\"'#*(]{{1,3}}$|"
+    rf"{_CODES} (?:\S{{1,6}} ){{0,2}}?(?:d')?(?:{_PLACES})\w{{0,5}}[\s#*]{{1,2}}$"
 )
 _YOURS = (
-    rf"\b(?:your|ihr|dein|votre|ton|su|tu|il tuo|uw|je|din|twój|ваш)\s{_CODES}\W{{0,3}}(?:is|lautet|est|es|è|är|to|je)?\W{{0,3}}$"
+    rf"\b(?:your|ihr|dein|votre|ton|su|tu|il tuo|uw|je|din|twój|ваш)\s{_CODES}\W{{0,3}}(?:is|lautet|est|es|è|är|"
+    rf"to|je)?\W{{0,3}}$"
 )
 _DOORS = re.compile(rf"(?:{_PLACES})[ -]?{_CODES}|\bport{_CODES}|{_YOURS}")
 _CODE_OF = re.compile(
-    rf"{_CODES} (?:(?:for|to|für|de|du|del|della|dell'|per|d'|van|do|da|til|k|od|от|к|zum|zur)\b ?|(?:d')?(?:{_PLACES}))"
+    rf"{_CODES} (?:(?:for|to|für|de|du|del|della|dell'|per|d'|van|do|da|til|k|od|от|к|zum|zur)\b ?|"
+    rf"(?:d')?(?:{_PLACES}))"
 )
 
 
@@ -70,7 +83,9 @@ def pin(match: re.Match[str]) -> Span | None:
     # 1. Directly behind its name, or behind a verb or a colon. 2. A year needs those, but behind PIN itself.
     said = _GIVES.search(before)
     year = re.fullmatch(r"(?:19|20)\d\d", match["v"])
-    called = (_PINS.search(before) or _is_door(before)) if said else not year and (_NEXT.search(before) or _is_place(before))
+    called = (
+        (_PINS.search(before) or _is_door(before)) if said else not year and (_NEXT.search(before) or _is_place(before))
+    )
     called = called or (year and _PIN_NEXT.search(before))
     counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
     return (start, end) if called and not counts else None
@@ -189,16 +204,23 @@ def line(match: re.Match[str]) -> Span | None:
     value = match["v"]
     mixed = re.search(r"[^\W\d]", value) and re.search(r"\d|[!#$%&+?*-]", value)
     fits = mixed and is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value)
-    return match.span("v") if fits and not re.search(r"[=(){}<>;,|]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value) else None
+    return (
+        match.span("v")
+        if fits and not re.search(r"[=(){}<>;,|]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value)
+        else None
+    )
 
 
 _JOINTS = re.compile(r"(?i)[-_](?:of|to|the|in|by|and|on|a|und|de|la|et|up|off|out)[-_]")
-_WORDINGS = frozenset("anders immer jetzt nicht folgendermaßen gleich genauso noch aber auch".split())
-_SENTENCE = frozenset(
-    "the and not for with you your our its has have can will must should that this from are was but any all only "
-    "der die das und nicht ein eine mit für den dem ist sind hat bitte beim vom zum wie auf les des une pas pour avec dans que "
-    "los las del una con por para non per che della het een niet van voor met".split()
+_WORDINGS = frozenset(
+    ["anders", "immer", "jetzt", "nicht", "folgendermaßen", "gleich", "genauso", "noch", "aber", "auch"]
 )
+_FUNCTION_WORDS = (
+    "the and not for with you your our its has have can will must should that this from are was but any all"
+    " only der die das und nicht ein eine mit für den dem ist sind hat bitte beim vom zum wie auf les des une"
+    " pas pour avec dans que los las del una con por para non per che della het een niet van voor met"
+)
+_SENTENCE = frozenset(_FUNCTION_WORDS.split())
 
 
 def words(match: re.Match[str]) -> Span | None:
@@ -210,7 +232,11 @@ def words(match: re.Match[str]) -> Span | None:
 def joined(match: re.Match[str]) -> Span | None:
     """A word that is joined of three or more, and what is said to be the wording."""
     value = match["v"]
-    fits = is_secret_value(value) and not _JOINTS.search(value) and not speaks_of(match[0][: match.start("v") - match.start()])
+    fits = (
+        is_secret_value(value)
+        and not _JOINTS.search(value)
+        and not speaks_of(match[0][: match.start("v") - match.start()])
+    )
     return match.span("v") if fits and value.casefold() not in _WORDINGS else None
 
 
@@ -221,13 +247,18 @@ def wifi(match: re.Match[str]) -> Span | None:
 
 _ITS = "the|my|your|our|a|an|das|mein|dein|unser|ein|le|mon|ma|votre|un|une|la|mi|tu|su|una|il|mio|het|mijn"
 _KIND = (
-    r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|starkes"
+    r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|"
+    r"starkes"
     r"|bon|buena"
 )
-_VERBS = "when it asks for|when asked for|wenn er nach dem|as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+_VERBS = (
+    "when it asks for|when asked for|wenn er nach "
+    "dem|as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+)
 _BEFORE = re.compile(
     r"(?i)(?:\b(?:from|von|de|da|van)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s"
-    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|\s?,(?=\sthe\s|\sdas\s)|(?=\sa\s|\sein|\s\())"
+    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|\s?,(?=\sthe\s|\sdas\s)|(?=\sa\s|"
+    rf"\sein|\s\())"
     rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)(?:[\s-]|\s\()$"
 )
 # The last words before the name of a secret where its value may stand before them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from functools import cache
 from typing import AnyStr, Generic, TypeVar
 
@@ -20,6 +20,7 @@ _PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _DEEPEST = 4
 _OTHER_DIGITS = re.compile(r"[^\D0-9]")
+
 
 def _table(**kinds: str) -> bytes:
     """What `bytes.translate` makes of each byte: the letter of its kind, else a full stop."""
@@ -117,6 +118,7 @@ class View:
         self.places = places
         self._hits: dict[str, list[int]] = {}
         self._groups: dict[int, list[int]] = {}
+        self._near: dict[int, list[tuple[int, int]]] = {}
         self._words: str | None = None
         self._sought: frozenset[str] = frozenset()
         self._there: Set[str] = frozenset()
@@ -131,8 +133,12 @@ class View:
         """In small letters, each character where it was."""
         return lowered(self.text)
 
-    def near(self, words: Iterable[tuple[str, int]]) -> list[tuple[int, int]]:
+    def near(self, words: tuple[tuple[str, int], ...]) -> list[tuple[int, int]]:
         """Every place of each word, which is in small letters, with the number that goes with it."""
+        # Rules that look near the same words share one tuple of them, and so what was found.
+        shared = self._near.get(id(words))
+        if shared is not None:
+            return shared
         found, known = [], self._hits
         for word, reach in words:
             hits = known.get(word)
@@ -140,6 +146,7 @@ class View:
                 hits = known[word] = _places(self.low, word) if self._may_hold(word) else _NOWHERE
             if hits:
                 found += [(hit, reach) for hit in hits]
+        self._near[id(words)] = found
         return found
 
     def narrow(self, words: Collection[str], sought: frozenset[str], there: Set[str]) -> None:

@@ -1,8 +1,8 @@
 """What rules of redaction look for within words, found by the words that were met before.
 
 People say the same words again and again, and rules look for hundreds of pieces of words: a text is looked through for
-them only in words that are new. What a word holds is remembered in memory alone, of words without digits, and of so many
-at the most. Decides nothing about secrets and touches nothing.
+them only in words that are new. What a word holds is remembered in memory alone, of words without digits, and not of
+more than some thousands. Decides nothing about secrets and touches nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from operator import concat
 LONG = 15
 """So many characters at the least, without a blank, has every token that a vendor's rule knows."""
 _REMEMBERED = 30_000
-_FEW = 200
+_FEW = 100
 """Up to so many characters it is quicker to look what begins with two that are there than for each piece."""
 _AROUND = "().,;:!?"
 _QUOTES = ("'", '"', "`")
-_WITHOUT_DIGITS = re.compile(r"[!-/:-~]{1,24}")
+_WITHOUT_DIGITS = re.compile(r"[!-/:-~]{1,40}")
 # What (?i) takes for an ASCII letter, and `lower` does not make one of a single character.
 _ODD_LETTERS = (("İ", "i"), ("ı", "i"), ("ſ", "s"))
 
