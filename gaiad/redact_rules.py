@@ -16,7 +16,7 @@ from gaiad.redact_checks import CHECKS
 from gaiad.redact_columns import HEADINGS
 from gaiad.redact_numbers import span_of
 from gaiad.redact_pattern import why_not
-from gaiad.redact_view import PIECE, View, in_pieces
+from gaiad.redact_view import View, in_pieces
 from gaiad.redact_words import KnownWords, core
 
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
@@ -110,7 +110,7 @@ class Rule:
             return ()
         if self.digits and not view.has_other_digits and not self._digits_of(view):
             return ()
-        if self.gate is not None and self.gate.search(view.low) is None:
+        if self.gate is not None and next(in_pieces(self.gate, view.low, 0, len(view.low)), None) is None:
             return ()
         if self.needs and not self.long and not _any_in(self.needs, view.low):
             return ()
@@ -179,12 +179,9 @@ class _Words:
         self._alone = [(word, numbers) for word, numbers in self.rules.items() if core(word) not in sought]
         self._wider = [(core(word), word) for word in self.rules if core(word) in sought and core(word) != word]
 
-    def add_to(self, found: set[int], text: str, there: Collection[str] | None) -> None:
-        """Add the numbers of the rules worth trying; `there` is what was found, or None where nobody looked."""
+    def add_to(self, found: set[int], text: str, there: Collection[str]) -> None:
+        """Add the numbers of the rules that are worth trying; `there` is what was found of what is sought for all."""
         found.update(self.always)
-        if there is None:
-            found.update(*[numbers for word, numbers in self.rules.items() if word in text])
-            return
         for word, numbers in self._alone:
             if word in text:
                 found.update(numbers)
@@ -224,11 +221,8 @@ class Rules:
         """Those that are worth trying, in their order."""
         plain, digits, long, odd = self._kinds
         found = set[int]()
-        # A text of many pieces is not taken apart at once: whoever does that holds the interpreter's lock.
-        there = None
-        if len(view.text) <= PIECE:
-            words, there = self._known.told_of(view.text)
-            view.narrow(words, self._known.sought, there)
+        words, there = self._known.told_of(view.text)
+        view.narrow(words, self._known.sought, there)
         plain.add_to(found, view.low, there)
         if view.has_near_digits:
             digits.add_to(found, view.low, there)

@@ -8,7 +8,7 @@ more than some thousands. Decides nothing about secrets and touches nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import filterfalse
 from operator import concat
 
@@ -17,6 +17,9 @@ LONG = 15
 _REMEMBERED = 30_000
 _FEW = 100
 """Up to so many characters it is quicker to look what begins with two that are there than for each piece."""
+_LEARNT = 100
+_AT_ONCE = 65_536
+_BLANK = re.compile(r"\s")
 _AROUND = "().,;:!?"
 _QUOTES = ("'", '"', "`")
 _WITHOUT_DIGITS = re.compile(r"[!-/:-~]{1,40}")
@@ -54,7 +57,7 @@ class KnownWords:
 
     def told_of(self, text: str) -> tuple[list[str], set[str]]:
         """Words of a text, all but short ones of letters that hold nothing; and what of the sought they hold."""
-        others = list(filterfalse(self._plain.__contains__, text.split()))
+        others = [word for part in _parts(text) for word in filterfalse(self._plain.__contains__, part.split())]
         there, new = set[str](), list[str]()
         for word in others:
             held = self._held.get(word)
@@ -71,7 +74,8 @@ class KnownWords:
         there = self._in_few(low) if len(low) < _FEW else self._in_many(low)
         if len(self._plain) + len(self._held) + len(words) > _REMEMBERED:
             self._plain, self._held = set(), {}
-        for word in words:
+        # What is new is learnt a little at a time, so that no text waits for it long.
+        for word in words[:_LEARNT]:
             if _WITHOUT_DIGITS.fullmatch(word):
                 low = word.lower()
                 held = tuple([piece for piece in there if piece in low])
@@ -88,6 +92,17 @@ class KnownWords:
     def _in_many(self, low: str) -> list[str]:
         there = [piece for piece in self._ascii if piece in low]
         return there if low.isascii() else there + [piece for piece in self._abroad if piece in low]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts between blanks: whoever takes one apart holds the interpreter's lock."""
+    at = 0
+    while len(text) - at > _AT_ONCE:
+        blank = _BLANK.search(text, at + _AT_ONCE)
+        end = blank.start() if blank else len(text)
+        yield text[at:end]
+        at = end
+    yield text[at:]
 
 
 def _is_plain(word: str) -> bool:
