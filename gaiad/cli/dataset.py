@@ -201,6 +201,9 @@ def _show(args: argparse.Namespace, context: Context) -> int:
     parts = [pairs(figures)]
     for key in ("counts", "groups", "sources", "dropped"):
         parts.append(f"\n{key}: {_said(card.get(key))}")
+    whole = card.get("kept_whole")
+    told = whole.items() if isinstance(whole, dict) else ()
+    parts += [f"\nkept whole in one split, of {source}: {_said(units)}" for source, units in told]
     sources: Mapping[str, Mapping[str, object]] = card.get("diversity") or {}  # type: ignore[assignment]
     names = [one.name for one in fields(Diversity)]
     rows = [(source, *(figures_of.get(name) for name in names)) for source, figures_of in sources.items()]

@@ -161,7 +161,7 @@ def _sync(path: Path) -> None:
     """Push a file's bytes, or a folder's names, out to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.f_sync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

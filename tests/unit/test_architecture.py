@@ -39,11 +39,11 @@ LAYERS: dict[int, str] = {
         learner.sources.persona learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests
         learner.sources.rows learner.sources.schema_faults learner.sources.schema_patterns
         learner.sources.schema_values learner.sources.tool_catalogues learner.sources.tool_frames
-        learner.sources.tool_prompt learner.sources.tool_requests learner.sources.tool_words proxy.agreeing
-        proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms proxy.gaia
-        proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals proxy.rename
-        proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sampling proxy.splice proxy.sse proxy.stages
-        proxy.turns proxy.validity
+        learner.sources.tool_prompt learner.sources.tool_requests learner.sources.tool_words learner.wholes
+        proxy.agreeing proxy.ask proxy.body proxy.credentials proxy.dialect proxy.endpoints proxy.features proxy.forms
+        proxy.gaia proxy.limits proxy.options proxy.overflow proxy.passages proxy.recognition proxy.refusals
+        proxy.rename proxy.reply proxy.routing proxy.rule_schema proxy.said proxy.sampling proxy.splice proxy.sse
+        proxy.stages proxy.turns proxy.validity
     """,
     WORLD: """
         aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs migrations
