@@ -22,6 +22,7 @@ def card_page(card: Mapping[str, Json]) -> str:
     )
     lengths = _object(card.get("lengths"))
     parts = [
+        section("What is uneven", _lines(card.get("uneven"), "nothing: templates, kinds and answers are in balance")),
         section("How varied it is, by source (train split)", _diversity_table(_object(card.get("diversity")))),
         section("What was kept whole", _kept_whole(_object(card.get("kept_whole")))),
         section("What the answers are", _answers(_object(card.get("answers")))),
@@ -79,6 +80,11 @@ def _answers(splits: Mapping[str, Json]) -> str:
         for kind in kinds
     ]
     return f"<table><tr><th>answer</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _lines(found: Json, otherwise: str) -> str:
+    rows = [f"<li>{escape(str(one))}</li>" for one in found] if isinstance(found, list) else []
+    return f"<ul>{''.join(rows)}</ul>" if rows else f"<p>{otherwise}</p>"
 
 
 def _pairs(found: Mapping[str, Json], otherwise: str) -> str:

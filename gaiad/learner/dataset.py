@@ -15,7 +15,7 @@ from gaiad.curriculum import Curriculum, Json
 from gaiad.errors import DatasetError
 from gaiad.learner.allotment import fair_choice, first_of, shuffled, without_near
 from gaiad.learner.example import EXCHANGE_ORIGIN, Example, Message, canonical, sha_of
-from gaiad.learner.likeness import REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
+from gaiad.learner.likeness import REPEATED, REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
 from gaiad.learner.shares import Share, shares
 from gaiad.learner.wholes import divided
 
@@ -35,6 +35,7 @@ __all__ = [
     "jaccard",
     "leaks",
     "masked",
+    "others_exams_in",
     "request_of",
     "shingles",
 ]
@@ -68,6 +69,16 @@ def check_no_leaks(dataset: Dataset, threshold: float) -> None:
                 f"{worst.first_origin} and {worst.second_origin}",
                 hint=f"the splits may share nothing at or above {threshold:g}; give the two one group, or change one",
             )
+
+
+def others_exams_in(dataset: Dataset, others: Mapping[str, Dataset]) -> tuple[Leak, ...]:
+    """The requests of `dataset` to learn from that the exam of one of the `others` asks, exactly or nearly."""
+    learnt = (*dataset.train, *dataset.validation)
+    return tuple(
+        replace(leak, second_origin=f"{name}: {leak.second_origin}")
+        for name, other in sorted(others.items())
+        for leak in leaks(learnt, other.heldout, REPEATED)
+    )
 
 
 # --- Building ---------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def within(plan: Plan, device: str, attempt: Callable[[Plan], T]) -> tuple[T, Pl
         except torch.OutOfMemoryError as failure:
             shorter = after_out_of_memory(plan)
             if isinstance(shorter, Refuse):
-                raise TrainingError(shorter.reason, hint=shorter.hint) from failure
+                raise TrainingError(shorter.reason, hint=shorter.hint, of_data=False) from failure
         # Only here is the failure gone, and with it what its frames held.
         plan = shorter
         if device.startswith("cuda"):

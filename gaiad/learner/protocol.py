@@ -121,11 +121,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """The run failed, in one sentence, with what to try."""
+    """The run failed, in one sentence, with what to try; `of_data`: the same dataset would break it again."""
 
     type: ClassVar[str] = "error"
     message: str
     hint: str
+    of_data: bool = True
 
 
 Message: TypeAlias = Hello | Progress | Checkpoint | Result | Error
@@ -134,6 +135,7 @@ Message: TypeAlias = Hello | Progress | Checkpoint | Result | Error
 _LATER: Mapping[type, frozenset[str]] = {
     Job: frozenset({"checkpoint_dir", "checkpoint_every_s"}),
     Result: frozenset({"left_out", "resumed_from", "notes", "digests", "device_name", "step_s"}),
+    Error: frozenset({"of_data"}),
     LoraSpec: frozenset({"rslora", "plus_ratio"}),
     TrainingSpec: frozenset({"preference", "preference_beta", "preference_margin", "preference_weight"}),
 }

@@ -27,10 +27,10 @@ LAYERS: dict[int, str] = {
     PURE: """
         card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
         control.explain control.metrics control.status gpu.command gpu.handoff learner.allotment learner.controls
-        learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.example
-        learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice learner.gate
+        learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.evenness
+        learner.example learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
+        learner.gate learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
         learner.base_shape learner.flops learner.lying learner.memory learner.steadiness
-        learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -66,9 +66,9 @@ LAYERS: dict[int, str] = {
     """,
     COMPOSE: """
         daemon __main__
-        cli.__main__ cli.adapters cli.backup cli.client cli.command cli.config cli.consent cli.curriculum cli.dataset
-        cli.erase
-        cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
+        cli.__main__ cli.adapters cli.backup cli.build cli.client cli.command cli.config cli.consent cli.curriculum
+        cli.dataset cli.erase cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status
+        cli.train
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.rendering learner.snapshot
@@ -297,7 +297,14 @@ def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_online_commands_import_nouns_and_each_other_only() -> None:
-    offline = {"gaiad.cli.curriculum", "gaiad.cli.dataset", "gaiad.cli.config", "gaiad.cli.keys", "gaiad.cli.stages"}
+    offline = {
+        "gaiad.cli.build",
+        "gaiad.cli.curriculum",
+        "gaiad.cli.dataset",
+        "gaiad.cli.config",
+        "gaiad.cli.keys",
+        "gaiad.cli.stages",
+    }
     wrong = [
         f"{module} imports {target}"
         for module, path in modules().items()
