@@ -226,11 +226,11 @@ def _refusal(shape: BaseShape, lora: LoraSpec, wanted: str, choices: Sequence[Ro
     if wanted != "auto" and other[0] <= free:
         hints.append(f"set training.quantisation = {other[1].quantisation} (needs {gib(other[0])})")
     # 2. Shorter examples, which alone make shorter rows possible.
-    shorter = [tokens for tokens in range(64, way.rows.least, 64) if least("auto", [way.rows.at(tokens)])[0] <= free]
+    shorter = [tokens for tokens in range(64, way.rows.least, 64) if least(wanted, [way.rows.at(tokens)])[0] <= free]
     if shorter:
         hints.append(f"set training.max_sequence_tokens = {max(shorter)} or less")
-    # 3. A smaller base, where its weights alone are too many.
-    if not shorter:
+    # 3. A smaller base, where neither helps.
+    if len(hints) == 1:
         hints.append("use a smaller base")
     return Refuse(
         f"the run does not fit: {way} needs {gib(needed)} at least, and there is {gib(free)}", ", or ".join(hints)
@@ -262,9 +262,7 @@ def said(plan: Plan) -> str:
         )
     items = dataclasses.asdict(plan.estimate)
     parts = ", ".join(f"{name} {gib(count)}" for name, count in items.items())
-    sentence = (
-        f"{plan.way}: {gib(plan.estimate.peak_bytes)} expected at the peak ({parts}), {gib(plan.budget_bytes)} free"
-    )
+    sentence = f"{plan.way}: {gib(plan.estimate.peak_bytes)} expected at the peak ({parts}) of {gib(plan.budget_bytes)}"
     if plan.faster is not None:
         way, needed = plan.faster
         sentence += f"; {way} would be faster and needs {gib(needed)}"
@@ -278,4 +276,6 @@ def share_of_device(plan: Plan, total_bytes: int) -> float:
 
 def gib(count: int) -> str:
     """Bytes for people."""
+    if count < _GiB:
+        return f"{count / (1 << 20):.0f} MiB"
     return f"{count / _GiB:.2f} GiB" if count < 10 * _GiB else f"{count / _GiB:.1f} GiB"

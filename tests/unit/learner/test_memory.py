@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gaiad.curriculum import ALL_LINEAR, LoraSpec
+from gaiad.curriculum import ALL_LINEAR, Json, LoraSpec
 from gaiad.errors import Refuse
 from gaiad.learner import memory
 from gaiad.learner.base_shape import BaseShape, base_shape
@@ -20,6 +19,7 @@ from gaiad.learner.memory import Machine, Plan, Way
 from gaiad.learner.packing import TokenExample
 
 GiB = 1 << 30
+QUANTISATIONS: tuple[memory.Quantisation, ...] = ("nf4", "bf16")
 NANBEIGE = BaseShape(32, 2560, 20, 4, 128, 10496, 166144)
 SMALL = BaseShape(30, 576, 9, 3, 64, 1536, 49152, tied=True)
 LORA = LoraSpec(16, 32, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj"))
@@ -101,7 +101,7 @@ def test_checkpointing_and_four_bits_save_memory() -> None:
         (quantisation, checkpointing): memory.estimate(
             NANBEIGE, LORA, Way(quantisation, checkpointing, rows(2048)), "cuda"
         ).peak_bytes
-        for quantisation, checkpointing in itertools.product(("nf4", "bf16"), (True, False))
+        for quantisation, checkpointing in itertools.product(QUANTISATIONS, (True, False))
     }
     assert peaks["nf4", True] < peaks["nf4", False] < peaks["bf16", False]
     assert peaks["nf4", True] < peaks["bf16", True] < peaks["bf16", False]
@@ -123,8 +123,8 @@ def test_what_is_chosen_fits_with_its_margin_and_is_faster_than_all_that_fits(fr
     plan = chosen(NANBEIGE, "auto", machine)
     assert plan.estimate.needed_bytes <= machine.budget_bytes
     mine = memory.cost(NANBEIGE, plan.way, "cuda")
-    for quantisation, checkpointing, row in itertools.product(("nf4", "bf16"), (True, False), several()):
-        way = Way(quantisation, checkpointing, row)  # type: ignore[arg-type]
+    for quantisation, checkpointing, row in itertools.product(QUANTISATIONS, (True, False), several()):
+        way = Way(quantisation, checkpointing, row)
         if memory.estimate(NANBEIGE, LORA, way, "cuda").needed_bytes <= machine.budget_bytes:
             assert mine <= memory.cost(NANBEIGE, way, "cuda")
 
@@ -162,12 +162,13 @@ def test_a_refusal_says_what_would_fit_and_that_does_fit() -> None:
     assert "6.00 GiB" in refusal.reason
 
 
-def test_a_refusal_of_long_examples_names_a_length_that_fits() -> None:
-    refusal = refused("nf4", 4.5, least=8192)
+@pytest.mark.parametrize(("wanted", "free"), [("nf4", 4.5), ("bf16", 9.0), ("auto", 4.5)])
+def test_a_refusal_of_long_examples_names_a_length_that_fits(wanted: str, free: float) -> None:
+    refusal = refused(wanted, free, least=8192)
     length = int(refusal.hint.split("max_sequence_tokens = ")[1].split()[0])
     assert 64 <= length < 8192
     shorter = [rows(length, targets=min(1024, length), least=length)]
-    assert isinstance(memory.choose(NANBEIGE, LORA, "nf4", shorter, Machine("cuda", round(4.5 * GiB))), Plan)
+    assert isinstance(memory.choose(NANBEIGE, LORA, wanted, shorter, Machine("cuda", round(free * GiB))), Plan)
 
 
 def test_a_base_whose_weights_alone_are_too_many_is_refused_with_nothing_but_a_smaller_one() -> None:
@@ -179,6 +180,7 @@ def test_a_base_whose_weights_alone_are_too_many_is_refused_with_nothing_but_a_s
 
 def test_what_is_missing_is_enough_once_it_is_there() -> None:
     refusal = refused("bf16", 6)
+    assert "GiB more" in refusal.hint
     more = float(refusal.hint.split("free ")[1].split()[0]) + 0.01
     assert isinstance(memory.choose(NANBEIGE, LORA, "bf16", several(), Machine("cuda", round((6 + more) * GiB))), Plan)
 
@@ -221,7 +223,7 @@ def test_the_sentence_names_the_way_the_items_and_what_was_passed_over() -> None
 
 # --- The base's shape -------------------------------------------------------------------------------------------------
 
-CONFIG = {
+CONFIG: dict[str, Json] = {
     "model_type": "llama",
     "num_hidden_layers": 32,
     "hidden_size": 2560,
@@ -249,9 +251,8 @@ def test_a_shape_is_read_from_the_config() -> None:
         ({"vocab_size": 0}, "vocabulary"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(change: dict[str, object], named: str) -> None:
-    config = json.loads(json.dumps({**CONFIG, **change}))
-    refusal = base_shape(config)
+def test_what_cannot_be_counted_is_refused(change: dict[str, Json], named: str) -> None:
+    refusal = base_shape({**CONFIG, **change})
     assert isinstance(refusal, Refuse)
     assert named in refusal.reason
     assert refusal.hint
