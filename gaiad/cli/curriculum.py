@@ -1,6 +1,6 @@
 """`gaiadctl curriculum`: looks at curricula without a daemon. Imports the learner's parts only when run.
 
-What has to do with built datasets stands in `cli.dataset`.
+What has to do with built datasets stands in `cli.dataset`, what asks the base model in `cli.self_made`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import argparse
 import json
 from pathlib import Path
 
-from gaiad.cli import dataset
+from gaiad.cli import dataset, self_made
 from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import DONE, FAILED, brief, table
 from gaiad.errors import CurriculumError
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
-    """Add `curriculum list|validate|schema|import|build|show|sample|diff`."""
+    """Add `curriculum list|validate|schema|import|build|show|sample|diff|propose|replay`."""
     group = add_group(commands, "curriculum", "Validate curricula and build their datasets, without a daemon.")
     listing = add(group, common, "list", _list, "List the curricula with their sources and sizes.")
     listing.add_argument("--curricula", metavar="DIR", help=dataset.ROOT_HELP)
@@ -28,6 +28,7 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     bring.add_argument("file", metavar="FILE", help="has training_config or hyperparameters")
     bring.add_argument("--curricula", metavar="DIR", help="write DIR/ADAPTER/curriculum.json (default: only show it)")
     dataset.register(group, common)
+    self_made.register(group, common)
 
 
 def _schema(args: argparse.Namespace, context: Context) -> int:

@@ -48,6 +48,9 @@ def register(group: Subcommands, common: argparse.ArgumentParser) -> None:
         parser.add_argument("--curricula", metavar="DIR", help=ROOT_HELP)
         parser.add_argument("--documents", action="append", metavar="PATH", help="own Markdown, file or folder")
         parser.add_argument("--registry", action="append", metavar="R", help="own tools: JSON or module:attribute")
+        parser.add_argument(
+            "--self-made", metavar="DIR", help="what the base itself made: see `curriculum propose` and `replay`"
+        )
         parser.add_argument("--tokenizer", metavar="DIR", help="the base model's folder, to measure lengths in tokens")
 
 
@@ -97,6 +100,7 @@ def _built(folder: Path, args: argparse.Namespace) -> Dataset:
         [],
         documents=[absolute(one) for one in args.documents or ()],
         registries=[one if names_module(one) else str(absolute(one)) for one in args.registry or ()],
+        self_made=absolute(args.self_made) if args.self_made else None,
         count=ServingTemplate.load(absolute(args.tokenizer)).count if args.tokenizer else None,
     )
 
@@ -137,7 +141,7 @@ def _build(args: argparse.Namespace, context: Context) -> int:
         raise CurriculumError("nothing says what to build", hint="name curricula, or give --all")
     folders = all_folders(args.curricula) if args.all else [folder_of(name, args.curricula) for name in args.names]
     out = absolute(args.out)
-    progress = _Progress(context.terminal, len(folders))
+    progress = Progress(context.terminal, len(folders))
     rows, failures = [], []
     for number, folder in enumerate(folders):
         progress.show(number, f"building {folder.name}")
@@ -174,7 +178,7 @@ def _summary(rows: Sequence[_Row]) -> str:
     return "\n".join([table(("adapter", "train", "validation", "held out", "took", "digest"), cells), "", *places])
 
 
-class _Progress:
+class Progress:
     """One line that is rewritten on a terminal; elsewhere nothing, as builds take seconds."""
 
     def __init__(self, terminal: Terminal, total: int) -> None:
