@@ -116,10 +116,13 @@ def original_of(example: Example) -> Original | Refuse:
     kept: list[str] = []
     named = words_of(reasoning[quoted.end() :] + " " + reasoning[: quoted.start()])
     for leaf in _leaves(params):
+        # 1. What follows from the words that decide, as the answer says. 2. What is said. 3. A number in words.
+        if isinstance(leaf, str) and _in_a_row(words_of(leaf), named):
+            continue
         said = _as_said(leaf, request)
         if said is not None:
             kept.append(said)
-        elif not (isinstance(leaf, str) and _in_order(tuple(words_of(leaf)), named)) and not _is_number(leaf):
+        elif not _is_number(leaf):
             return Refuse("a parameter of it is not said word for word")
     asked = next((one.content for one in reversed(example.messages[:-1]) if one.role == "user"), "")
     others = tuple(name for name in _TOOL_LINE.findall(asked.rpartition(REQUEST_MARK)[0]) if name != tool)
