@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from gaiad.cli import dataset
 from gaiad.cli.command import Context, Subcommands, absolute, add
 from gaiad.cli.config import read_settings, read_text
-from gaiad.cli.output import DONE, FAILED, REFUSED, Terminal, pairs
+from gaiad.cli.output import DONE, FAILED, REFUSED, Terminal, bar, pairs
 from gaiad.config import Config, names_module
 from gaiad.errors import ConfigError, CurriculumError, EngineError, Refuse
 
@@ -85,6 +85,7 @@ def register(group: Subcommands, common: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--timeout", type=_number, default=120.0, metavar="S", help="seconds for one answer (default: 120)"
         )
+        parser.add_argument("--tries", type=_whole, default=3, metavar="N", help="for each question (default: 3)")
         parser.add_argument(
             "--deadline", type=_number, default=3600.0, metavar="S", help="seconds for all (default: 3600)"
         )
@@ -227,7 +228,7 @@ def _where(args: argparse.Namespace, settings: Config) -> Where:
     key = read_text(absolute(args.key_file)).strip() if args.key_file else ""
     if any(not char.isprintable() or char == " " for char in key):
         raise ConfigError(f"{args.key_file} does not hold one key", hint="put it there alone, on one line")
-    return Where(url, args.model or BARE, key, args.timeout)
+    return Where(url, args.model or BARE, key, args.timeout, args.tries)
 
 
 async def _inquired(
@@ -253,14 +254,32 @@ async def _inquired(
         questions = islice(work.asks.questions(frozenset(row.key for row in file.rows)), args.ask)
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
         manner = Manner(sampling, args.concurrency, args.keep, args.deadline)
-        before = sum(row.is_kept for row in file.rows)
-        progress = dataset.Progress(terminal, args.keep)
+        progress = _Progress(terminal, args.keep, sum(row.is_kept for row in file.rows))
+        tally = await inquire(base, who, questions, file, work.asks.judge, manner, progress.show)
+        progress.end()
+        return who, tally
 
-        def on_progress(tally: Tally) -> None:
-            refused = sum(tally.refused.values())
-            progress.show(min(before + tally.kept, args.keep), f"kept, {tally.proposed} made, {refused} refused")
 
-        return who, await inquire(base, who, questions, file, work.asks.judge, manner, on_progress)
+class _Progress:
+    """One line that is rewritten on a terminal; elsewhere, and beside JSON, nothing."""
+
+    def __init__(self, terminal: Terminal, wanted: int, before: int) -> None:
+        self._out, self._wanted, self._before, self._last = terminal.err, wanted, before, ""
+        self._is_shown = terminal.err.isatty() and not terminal.as_json
+
+    def show(self, tally: Tally) -> None:
+        """Show how many are kept, and what became of the others."""
+        if not self._is_shown:
+            return
+        kept, refused, failed = self._before + tally.kept, sum(tally.refused.values()), sum(tally.failed.values())
+        line = f"{bar(kept / self._wanted)} {kept}/{self._wanted} kept, {refused} refused, {failed} failed"
+        print(f"\r{line:<{len(self._last)}}", end="", file=self._out, flush=True)
+        self._last = line
+
+    def end(self) -> None:
+        """Leave the last line standing."""
+        if self._is_shown and self._last:
+            print(file=self._out)
 
 
 def _told(terminal: Terminal, work: _Work, file: MadeFile, who: Base, tally: Tally) -> int:

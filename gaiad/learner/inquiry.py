@@ -84,6 +84,7 @@ async def inquire(
             said = await base.say(question.messages, sampling)
             if isinstance(said, NotYet):
                 tally.failed[said.reason] += 1
+                on_progress(tally)
                 in_a_row += 1
                 if in_a_row >= FAILURES_IN_A_ROW:
                     raise away(base.url, said)
