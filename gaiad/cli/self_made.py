@@ -7,7 +7,6 @@ nobody. No control socket is needed. Which questions are asked and what an answe
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -196,6 +195,8 @@ class _Work:
 
 
 def _asked(args: argparse.Namespace, context: Context, settings: Config, work: _Work) -> int:
+    import asyncio
+
     from gaiad.learner.made_file import opened
 
     where = _where(args, settings)
@@ -234,6 +235,8 @@ def _where(args: argparse.Namespace, settings: Config) -> Where:
 async def _inquired(
     args: argparse.Namespace, terminal: Terminal, settings: Config, work: _Work, where: Where, file: MadeFile
 ) -> tuple[Base, Tally] | Refuse:
+    import asyncio
+
     from gaiad.gpu.identity import base_identity
     from gaiad.learner.base_model import reached
     from gaiad.learner.inquiry import Manner, inquire

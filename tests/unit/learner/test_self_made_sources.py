@@ -143,11 +143,12 @@ def test_the_dataset_is_the_same_to_the_byte_each_time(made: Path, dataset: Data
 
 def test_only_rows_that_were_kept_are_read_and_a_kept_one_is_judged_anew(tmp_path: Path) -> None:
     kept = [one for one in proposals() if one.is_kept]
-    lost = next(one for one in kept[4:] if any(char.isdigit() or char == '"' for char in one.request))
+    original = next(one for one, _ in originals_among(*given()) if one.kept)
+    lost = row(original.key, original.key, original.group, original.request, "")
     rows = [
         kept[0],
         replace(kept[1], verdict="it is empty"),
-        replace(lost, text="Once more and this time quickly: do it"),
+        replace(lost, text=f"{' '.join(original.deciding)} it for me"),
         replace(kept[2], of="gone"),
         replace(kept[0], text=kept[0].text.upper()),
         replace(kept[3], finish_reason="length"),
