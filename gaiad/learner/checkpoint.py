@@ -107,7 +107,8 @@ class Shelf:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
                 f"the checkpoint of step {saved.step} could not be written: {error}",
-                hint=f"make room at {self._root}; the run goes on from the last one that was",
+                hint=f"make room at {self._root}; the next run goes on from the last one that was",
+                of_data=False,
             ) from error
         return target
 

@@ -272,6 +272,7 @@ def preempt(run: Run) -> None:
     raise TrainingError(
         f"preempted after step {run.account.steps} of {run.job.training.max_steps}",
         hint="the next run with the same dataset goes on from there",
+        of_data=False,
     )
 
 
@@ -360,7 +361,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
 def give_way(stop: threading.Event) -> None:
     """End before the first step where the machine is wanted already."""
     if stop.is_set():
-        raise TrainingError("preempted before the first step", hint="start the run again")
+        raise TrainingError("preempted before the first step", hint="start the run again", of_data=False)
 
 
 def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = None) -> Result:
@@ -428,6 +429,7 @@ def write_adapter(weights: Mapping[str, torch.Tensor], job: Job) -> None:
         raise TrainingError(
             f"the adapter could not be written: {error}",
             hint=f"make room at {folder}; the next run goes on from the end",
+            of_data=False,
         ) from error
 
 
@@ -448,10 +450,12 @@ def main(pipe: Pipe) -> int:
             os.nice(10)
         pipe.say(train(job, watch_daemon(), pipe.say))
     except GaiadError as failure:
-        pipe.say(Error(failure.message, failure.hint))
+        of_data = failure.of_data if isinstance(failure, TrainingError) else True
+        pipe.say(Error(failure.message, failure.hint, of_data))
         return 1
     except (MemoryError, torch.OutOfMemoryError):
-        pipe.say(Error("memory ran out", "lower training.max_sequence_tokens or effective_batch, or free memory"))
+        hint = "lower training.max_sequence_tokens or effective_batch, or free memory"
+        pipe.say(Error("memory ran out", hint, of_data=False))
         return 1
     except Exception as failure:  # noqa: BLE001 the program's edge: the daemon must hear of it in a sentence
         traceback.print_exc()

@@ -120,7 +120,12 @@ class Answers:
             answer = f"PHRASING: {verdict}\nBETTER: {better or kept}"
             other = one.hedged if sentence == one.sure else one.sure
             wrong = "overclaims" if sentence == one.sure else "underclaims"
-            rejected = f"PHRASING: fits\nBETTER: {kept}" if better else f"PHRASING: {wrong}\nBETTER: {other}"
+            rejected = f"PHRASING: {wrong}\nBETTER: {other}"
+            if better:
+                # Taken for fitting, or for wrong in the other direction.
+                opposite = "underclaims" if verdict == "overclaims" else "overclaims"
+                taken_for = ("fits", kept) if number % 2 else (opposite, sentence)
+                rejected = f"PHRASING: {taken_for[0]}\nBETTER: {taken_for[1]}"
             draw = random.Random(f"{self._seed}/wording/{verdict}/{one.name}")
             messages = self._asked("wording", f"GROUND: {ground}\nSENTENCE: {sentence}", draw)
             place = f"grounds/wording/{one.name}/{verdict}"
