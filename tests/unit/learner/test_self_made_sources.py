@@ -215,7 +215,7 @@ def test_a_file_in_the_curriculums_folder_may_be_named_and_one_that_must_be_ther
         assert module.load_examples(SourceSpec(kind, dict(options), name="s", optional=True), ground).refused == ()
     for wrong in ({"file": 3}, {"file": ""}, {"files": "x"}):
         with pytest.raises(CurriculumError, match="it may have `file`"):
-            module.load_examples(SourceSpec(kind, wrong, name="s"), ground)  # type: ignore[arg-type]
+            module.load_examples(SourceSpec(kind, wrong, name="s"), ground)
 
 
 def test_few_proposals_that_all_hang_on_few_templates_do_not_break_the_build(tmp_path: Path) -> None:
