@@ -31,7 +31,7 @@ LAYERS: dict[int, str] = {
         learner.example learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.gate learner.lengths learner.likeness learner.packing learner.paraphrase learner.plain_text
         learner.self_made learner.self_reply learner.self_work learner.shares learner.sources.computed
-        learner.sources.open_prompts learner.steadiness
+        learner.sources.open_prompts learner.base_shape learner.flops learner.lying learner.memory learner.steadiness
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -75,7 +75,7 @@ LAYERS: dict[int, str] = {
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.rendering learner.snapshot
-        learner.train
+        learner.device learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
