@@ -107,6 +107,12 @@ def test_nothing_to_build_and_nothing_to_show_are_said(tmp_path: Path, capsys: p
     assert "tool_registry" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path / "file" / "in")]) == FAILED
+    assert f"cannot write the dataset below {tmp_path / 'file' / 'in'}" in capsys.readouterr().err
+
+
 def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
