@@ -29,7 +29,7 @@ LAYERS: dict[int, str] = {
         control.explain control.metrics control.status gpu.command gpu.handoff learner.allotment learner.controls
         learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.example
         learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice learner.gate
-        learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
+        learner.lengths learner.likeness learner.packing learner.parity learner.shares learner.sources.computed
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -59,8 +59,8 @@ LAYERS: dict[int, str] = {
         eraser housekeeper schedule
         control.app control.commands
         gpu.loop
-        learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
-        learner.steps
+        learner.attempt learner.comparison learner.events learner.guards learner.history learner.lookout learner.loop
+        learner.slots learner.steps
         proxy.app proxy.inference proxy.server proxy.shared proxy.stored
     """,
     COMPOSE: """
@@ -70,7 +70,7 @@ LAYERS: dict[int, str] = {
         cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status cli.train
     """,
     CHILD: """
-        learner.child learner.rendering learner.train
+        learner.child learner.parity_child learner.rendering learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
