@@ -117,6 +117,7 @@ class LearningConfig:
     drain_s: float = 30.0
     resume_after_s: float = 30.0
     trainer_silence_s: float = 600.0
+    checkpoint_every_s: float = 30.0
     background_stages: tuple[str, ...] = ("epistemic_guard", "cognitive_audit", "reflection", "base")
     exam_concurrency: int = 16
     exam_timeout_s: float = 600.0

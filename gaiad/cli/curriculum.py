@@ -1,6 +1,6 @@
 """`gaiadctl curriculum`: looks at curricula without a daemon. Imports the learner's parts only when run.
 
-What has to do with built datasets stands in `cli.dataset`.
+What builds datasets stands in `cli.build`, what looks into them in `cli.dataset`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gaiad.cli import dataset
+from gaiad.cli import build, dataset
 from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import DONE, FAILED, brief, table
 from gaiad.errors import CurriculumError
@@ -27,6 +27,7 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     bring = add(group, common, "import", _import, "Make a curriculum of GAIA's earlier form of spec.")
     bring.add_argument("file", metavar="FILE", help="has training_config or hyperparameters")
     bring.add_argument("--curricula", metavar="DIR", help="write DIR/ADAPTER/curriculum.json (default: only show it)")
+    build.register(group, common)
     dataset.register(group, common)
 
 

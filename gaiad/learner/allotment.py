@@ -5,7 +5,8 @@ Draws no random number: every order comes from hashes of the seed and the conten
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,49 +58,50 @@ def shuffled(examples: Iterable[Example], seed: int) -> list[Example]:
     return sorted(examples, key=lambda one: sha_of([seed, one.group, one.key(), one.answer]))
 
 
-def clusters(examples: Sequence[Example], threshold: float) -> list[list[Example]]:
-    """Join what shares a group or is nearly alike; clusters stand in the order of their first example."""
-    parent = list(range(len(examples)))
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Examples that stand in one split, whichever that is, and the source and stratum that they count as.
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
+    A `large` one holds a whole (a document, say), so that a few of them may be all there are.
+    """
 
-    # Of whatever source: what one source makes of a template, another may ask about.
-    first_of_group: dict[str, int] = {}
-    for position, example in enumerate(examples):
-        parent[root(position)] = root(first_of_group.setdefault(example.group, position))
-    for here, there, _ in near_pairs(examples, threshold):
-        parent[root(here)] = root(there)
-    joined: dict[int, list[Example]] = defaultdict(list)
-    for position, example in enumerate(examples):
-        joined[root(position)].append(example)
-    return list(joined.values())
+    source: str
+    stratum: str
+    examples: Sequence[Example]
+    large: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many examples there are in it."""
+        return len(self.examples)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether an exam could ask something of it."""
+        return any(one.expected for one in self.examples)
 
 
-def allotted(
-    found: Sequence[Sequence[Example]], wanted: Mapping[str, Share], seed: int
-) -> dict[str, dict[str, list[Example]]]:
+def allotted(found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int) -> dict[str, dict[str, list[Example]]]:
     """Choose each split's examples of each source: split -> source -> examples.
 
-    A cluster counts as its first example's source and stratum. A stratum gives each split about its share of examples;
-    every one keeps a cluster in train, and gives one to held-out where it has two.
+    A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives one to
+    held-out where it has two.
     """
     pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
-    strata: dict[tuple[str, str], list[Sequence[Example]]] = defaultdict(list)
+    strata: dict[tuple[str, str], list[Cluster]] = defaultdict(list)
+    available: Counter[str] = Counter()
     for cluster in found:
-        strata[cluster[0].source, cluster[0].stratum].append(cluster)
+        strata[cluster.source, cluster.stratum].append(cluster)
+        available[cluster.source] += cluster.size
     owed: dict[str, _Owed] = defaultdict(_Owed)
     for (source, stratum), inner in strata.items():
         share = wanted.get(source)
         if share is None:
             continue
-        order = sorted(inner, key=lambda cluster: sha_of([seed, stratum, cluster[0].group]))
-        for name, part in _divided(order, share, owed[source]).items():
+        order = sorted(inner, key=lambda cluster: sha_of([seed, stratum, cluster.examples[0].group]))
+        for name, part in _divided(order, share, owed[source], available[source]).items():
             for cluster in part:
-                for example in cluster:
+                for example in cluster.examples:
                     if name != "heldout" or example.expected:
                         pools[name][example.source].append(example)
     return {
@@ -118,32 +120,52 @@ class _Owed:
     to: dict[str, float] = field(default_factory=lambda: {"heldout": 0.0, "validation": 0.0})
 
 
-def _divided(order: Sequence[Sequence[Example]], share: Share, owed: _Owed) -> dict[str, list[Sequence[Example]]]:
-    """Divide one stratum's clusters; what a split got too much or too little of is made up by the next strata."""
+def _divided(order: Sequence[Cluster], share: Share, owed: _Owed, available: int) -> dict[str, list[Cluster]]:
+    """Divide one stratum's clusters; what a split got too much or too little of is made up by the next strata.
+
+    `available` is how many examples the source has in all strata.
+    """
     left = list(order)
-    size = sum(map(len, order))
+    size = sum(cluster.size for cluster in order)
     whole = share.train + share.validation + share.heldout
-    parts: dict[str, list[Sequence[Example]]] = {}
+    parts: dict[str, list[Cluster]] = {}
     for name, least in (("heldout", 1), ("validation", 0)):
         count = getattr(share, name)
         due = owed.to[name] + size * count / max(1, whole)
         # An exam asks nothing that it cannot mark.
-        fit = [cluster for cluster in left if name != "heldout" or any(one.expected for one in cluster)]
+        fit = [cluster for cluster in left if name != "heldout" or cluster.is_marked]
         taken = _taken(fit, due, least if count else 0, spare=len(left) - len(fit))
+        if any(cluster.large for cluster in fit):
+            # What is over can be left out, but what is short leaves the split short.
+            _filled_up(taken, fit, math.ceil(due * whole / max(whole, available)))
         parts[name] = taken
         left = [cluster for cluster in left if not any(cluster is one for one in taken)]
-        owed.to[name] = due - sum(map(len, taken))
+        owed.to[name] = due - sum(cluster.size for cluster in taken)
     return {**parts, "train": left}
 
 
-def _taken(fit: Sequence[Sequence[Example]], due: float, least: int, *, spare: int) -> list[Sequence[Example]]:
+def _taken(fit: Sequence[Cluster], due: float, least: int, *, spare: int) -> list[Cluster]:
     """The clusters that together come nearest to `due` examples; one is left over, `spare` others counted."""
-    taken: list[Sequence[Example]] = []
+    taken: list[Cluster] = []
     most, count = len(fit) + min(spare, 1) - 1, 0
     for cluster in fit:
-        if len(taken) < most and count + len(cluster) / 2 <= due:
+        if len(taken) < most and count + cluster.size / 2 <= due:
             taken.append(cluster)
-            count += len(cluster)
+            count += cluster.size
     if not taken and least and most > 0:
-        return [min(fit, key=len)]
+        return [min(fit, key=_size)]
     return taken
+
+
+def _filled_up(taken: list[Cluster], fit: Sequence[Cluster], needed: int) -> None:
+    """Add clusters until there are `needed` examples: the smallest that suffices, else the largest."""
+    while (missing := needed - sum(cluster.size for cluster in taken)) > 0:
+        rest = [cluster for cluster in fit if not any(cluster is one for one in taken)]
+        if len(rest) < 2:
+            return
+        enough = [cluster for cluster in rest if cluster.size >= missing]
+        taken.append(min(enough, key=_size) if enough else max(rest, key=_size))
+
+
+def _size(cluster: Cluster) -> int:
+    return cluster.size

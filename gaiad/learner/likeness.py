@@ -27,6 +27,9 @@ MANY = 1500
 """From this many examples on, pairs are looked for with MinHash."""
 _BANDS, _MINHASH_SEED = 48, 20261
 
+REPEATED = 0.8
+"""From this likeness on, a request is taken for one that an exam asks, whichever adapter's it is."""
+
 Shingles = frozenset[tuple[str, ...]]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -333,7 +332,7 @@ class LearnerLoop:
             return await self._steps.perform(attempt, command)
         except GaiadError as error:
             # Only a trainer that broke says something about what it was to learn from.
-            return cycle.Failed(str(error), of_data=isinstance(error, TrainingError))
+            return cycle.Failed(str(error), of_data=isinstance(error, TrainingError) and error.of_data)
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in a step must end in serving, and be told
             # Where, and not what: what a bug says may hold what somebody said.
             kind, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
@@ -380,7 +379,7 @@ class LearnerLoop:
         attempt.ended = now
         verdict, adapter = attempt.verdict, attempt.order.adapter
         assert verdict is not None
-        await asyncio.to_thread(shutil.rmtree, attempt.staging, True)
+        await asyncio.to_thread(self._steps.clear, attempt)
         log.info("cycle_ended", cycle=attempt.id, verdict=verdict.value, reason=attempt.reason)
         if verdict in (Verdict.FAILED, Verdict.CANCELLED):
             self._lookout.note_failure(adapter, attempt.reason, now)

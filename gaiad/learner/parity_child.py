@@ -43,6 +43,7 @@ try:
     from peft import PeftModel
 
     from gaiad.learner import rendering
+    from gaiad.learner.base import load_base
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -72,16 +73,7 @@ def device_for(job: ReferenceJob) -> str:
 
 def load_model(job: ReferenceJob, device: str) -> Model:
     """The base in bf16 with the adapter on it, as PEFT loads the files that will be served."""
-    base = hub.AutoModelForCausalLM.from_pretrained(
-        job.base_model,
-        dtype=torch.bfloat16,
-        device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation="sdpa",
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    base.config.use_cache = False
+    base = load_base(job.base_model, device, quantisation="bf16")
     return PeftModel.from_pretrained(base, job.adapter_dir, is_trainable=False).eval()
 
 

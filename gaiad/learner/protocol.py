@@ -5,7 +5,7 @@ daemon is gone. The child answers on its original stdout. This module only turns
 opens no pipe and decides nothing. A line that is not exactly a known message is a failure, never skipped.
 
 A field may be added without a new version where its absence means what was so before; it is then sent only where it
-says something else (`Result.left_out`), so that daemon and trainer of neighbouring releases understand each other.
+says something else (`_LATER`), so that daemon and trainer of neighbouring releases understand each other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Device: TypeAlias = Literal["auto", "cpu", "gpu"]
 class Job:
     """One run: which base model, which split files (JSONL), where to put the adapter, and how to train.
 
-    Paths are absolute. `threads` 0 leaves the number of CPU threads to torch.
+    Paths are absolute. `threads` 0 leaves the number of CPU threads to torch. Checkpoints lie in `checkpoint_dir`
+    (empty: none outlives the child), one at each validation and where the last is `checkpoint_every_s` old.
     """
 
     base_model: str
@@ -44,6 +45,8 @@ class Job:
     threads: int = 0
     device: Device = "auto"
     version: int = PROTOCOL_VERSION
+    checkpoint_dir: str = ""
+    checkpoint_every_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The best adapter so far lies complete at `path`."""
+    """All that was learnt up to `step` lies complete at `path`, with the best adapter so far (`validation_loss`)."""
 
     type: ClassVar[str] = "checkpoint"
     step: int
@@ -103,6 +106,9 @@ class Result:
     `layout` says how examples were laid out (`prefix_shared` or `padded`), `computed_tokens` how many tokens really
     went through the network for the `tokens` of the examples. `base_validation_loss` is from before the first step.
     `left_out` are the ids of the exchanges that could not be rendered or were too long, and so were not learnt from.
+    `resumed_from` is the step of the checkpoint that the run went on from, `notes` what the owner should know of it,
+    `digests` what it was made of (SHA-256 of base, template, train, validation, spec, code), `step_s` the mean seconds
+    a step.
     """
 
     type: ClassVar[str] = "result"
@@ -123,6 +129,11 @@ class Result:
     weights_sha256: str
     packages: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    resumed_from: int | None = None
+    notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    device_name: str = ""
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +167,24 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """The run failed, in one sentence, with what to try."""
+    """The run failed, in one sentence, with what to try; `of_data`: the same dataset would break it again."""
 
     type: ClassVar[str] = "error"
     message: str
     hint: str
+    of_data: bool = True
 
 
 Message: TypeAlias = Hello | Progress | Checkpoint | Result | Reference | Error
+
+# Fields that came later than the first release of this version, by the class that holds them.
+_LATER: Mapping[type, frozenset[str]] = {
+    Job: frozenset({"checkpoint_dir", "checkpoint_every_s"}),
+    Result: frozenset({"left_out", "resumed_from", "notes", "digests", "device_name", "step_s"}),
+    Error: frozenset({"of_data"}),
+    LoraSpec: frozenset({"rslora", "plus_ratio"}),
+    TrainingSpec: frozenset({"preference", "preference_beta", "preference_margin", "preference_weight"}),
+}
 
 _MESSAGES: Mapping[str, type[Message]] = {
     kind.type: kind for kind in (Hello, Progress, Checkpoint, Result, Reference, Error)
@@ -173,12 +194,28 @@ _HINT = "look at the run's log; trainer and daemon must be of the same release"
 
 def encode(message: Message | Job | ReferenceJob) -> str:
     """Render a message or a job as one line, newline included."""
-    body = dataclasses.asdict(message)
+    body = _body(message)
     if not isinstance(message, Job | ReferenceJob):
         body = {"type": message.type, **body}
-    if isinstance(message, Result) and not message.left_out:
-        del body["left_out"]
     return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _body(value: object) -> dict[str, object]:
+    later = _LATER.get(type(value), frozenset())
+    body: dict[str, object] = {}
+    for entry in dataclasses.fields(typing.cast("Job", value)):
+        held = getattr(value, entry.name)
+        usual = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        if entry.name in later and held == usual:
+            continue
+        body[entry.name] = _plain(held)
+    return body
+
+
+def _plain(held: object) -> object:
+    if isinstance(held, tuple):
+        return [_plain(one) for one in held]
+    return _body(held) if isinstance(held, LoraSpec | TrainingSpec | Measured) else held
 
 
 def parse_line(line: str) -> Message:

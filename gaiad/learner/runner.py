@@ -50,6 +50,8 @@ _OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
+    # Without it matrix products on a GPU need not give the same sums twice.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
 
@@ -160,7 +162,7 @@ class Run:
                 return
             if isinstance(message, Error):
                 self._reported_error = True
-                self._fail(TrainingError(message.message, hint=message.hint))
+                self._fail(TrainingError(message.message, hint=message.hint, of_data=message.of_data))
             elif isinstance(message, Result | Reference):
                 self._result = message
             yield message

@@ -46,6 +46,9 @@ MAKE_WAY_S = 5.0
 
 BASE = "base"
 
+CHECKPOINTS = "checkpoints"
+"""Where a run's checkpoints lie, inside its dataset's folder: what is erased there takes them along."""
+
 
 class Steps:
     """Performs the commands that take time. One cycle at a time."""
@@ -109,6 +112,13 @@ class Steps:
             (self._config.adapters_dir, f"*/{artifacts.PUBLISHING}*"),
         ):
             for folder in root.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self, attempt: Attempt) -> None:
+        """Remove what a cycle at its end needs no more (blocking): what was staged; checkpoints once it has learned."""
+        shutil.rmtree(attempt.staging, ignore_errors=True)
+        if attempt.has_learned:
+            for folder in self._config.datasets_dir.glob(f"*/{CHECKPOINTS}/{attempt.order.adapter}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def refusal(self, order: Order) -> Refuse | None:
@@ -262,6 +272,8 @@ class Steps:
             training=curriculum.training,
             threads=self._config.learning.threads,
             device=self._config.engine.device,
+            checkpoint_dir=str(folder / CHECKPOINTS / curriculum.adapter),
+            checkpoint_every_s=self._config.learning.checkpoint_every_s,
         )
 
     async def _release(self, attempt: Attempt) -> cycle.Event:
@@ -335,6 +347,13 @@ class Steps:
                 "validation_loss": result.validation_loss,
                 "quantisation": result.quantisation,
                 "packages": dict(result.packages),
+                "digests": dict(result.digests),
+                "device": result.device_name or result.device,
+                "wall_s": result.wall_s,
+                "step_s": result.step_s,
+                "peak_memory_bytes": result.peak_memory_bytes,
+                "resumed_from": result.resumed_from,
+                "notes": list(result.notes),
             }
         return lineage
 
@@ -423,10 +442,11 @@ async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> cycle.Event:
     if isinstance(ending, Result):
         attempt.result = ending
         return cycle.Trained()
+    later = "so the run was ended (the next cycle goes on from its checkpoint)"
     if hold.lost.is_set():
-        return cycle.Failed("the engine failed during the run, so the run was ended (the next cycle starts anew)")
+        return cycle.Failed(f"the engine failed during the run, {later}")
     if hold.preempt.is_set():
-        return cycle.Failed("a user request came first, so the run was ended (the next cycle starts anew)")
+        return cycle.Failed(f"a user request came first, {later}")
     raise ending
 
 

@@ -11,10 +11,10 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from gaiad.card_page import card_page
 from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
@@ -37,6 +37,9 @@ from gaiad.learner.sources import (
 from gaiad.learner.sources.exchanges import CorrectedExchange, chosen, from_corrections
 from gaiad.learner.sources.source import Ground, Loader, Refused
 from gaiad.learner.sources.source import shipped_curricula as shipped_curricula
+
+Tell: TypeAlias = Callable[[int, int, str], None]
+"""Is told before each step of a build: how many are done, of how many, and what comes now."""
 
 FREEZING = ".freezing-"
 """How the folder of a dataset begins until it is whole."""
@@ -110,6 +113,7 @@ def gather(
     documents: Sequence[Path] = (),
     registries: Sequence[str] = (),
     count: Count | None = None,
+    tell: Tell | None = None,
 ) -> Dataset:
     """Read every source of `curriculum` and build its dataset, the corrections in train.
 
@@ -120,8 +124,10 @@ def gather(
         CurriculumError: where material cannot be read, or a source gives nothing.
         DatasetError: where the dataset would be too small or would leak, or an example is too long.
     """
+    steps = _Steps(tell, len(curriculum.sources) + 2)
     ground = Ground(curriculum, folder, tuple(documents), tuple(registries))
-    examples, refused, own_catalogues = _sourced(ground)
+    examples, refused, own_catalogues = _sourced(ground, steps)
+    steps.begin("dividing")
     dropped: Counter[str] = Counter()
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
@@ -135,12 +141,25 @@ def gather(
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
     card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
+    steps.begin("measuring")
     everything = (*dataset.train, *dataset.validation, *dataset.heldout)
     lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
     return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
 
 
-def _sourced(ground: Ground) -> tuple[list[Example], list[Refused], set[str]]:
+class _Steps:
+    """Counts the steps of a build for whoever wants to know."""
+
+    def __init__(self, tell: Tell | None, total: int) -> None:
+        self._tell, self._total, self._begun = tell, total, 0
+
+    def begin(self, what: str) -> None:
+        if self._tell:
+            self._tell(self._begun, self._total, what)
+        self._begun += 1
+
+
+def _sourced(ground: Ground, steps: _Steps) -> tuple[list[Example], list[Refused], set[str]]:
     """The examples of all sources, each under its source's name, what was refused, the runtime's own catalogues."""
     examples: list[Example] = []
     refused: list[Refused] = []
@@ -150,6 +169,7 @@ def _sourced(ground: Ground) -> tuple[list[Example], list[Refused], set[str]]:
         if loader is None:
             known = ", ".join(sorted(_LOADERS))
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
+        steps.begin(f"reading {source.name}")
         found = loader(source, ground)
         refused.extend(found.refused)
         own_catalogues |= found.own_catalogues

@@ -221,13 +221,15 @@ def _examples(
 
 def _example(document: _Document, question: Question, number: int, source: SourceSpec) -> Example:
     user = f"{REFERENCE_MARK}\n{question.reference}\n\n{question.text}"
+    name = document.name.replace("/", ":")
     instruction = _INSTRUCTIONS[number % len(_INSTRUCTIONS)]
     return Example(
         (Message("system", instruction), Message("user", user), Message("assistant", question.answer)),
         source=source.name,
         # What is asked about one place is never divided; the kinds are what splits share fairly.
-        group=f"{question.kind}/{document.name.replace('/', ':')}#{question.passage}",
+        group=f"{question.kind}/{name}#{question.passage}",
         origin=f"document:{document.name}#{question.span.start}-{question.span.end}",
         stage=STAGE,
         expected={"contains": [quote_of(document.text, question.span)]},
+        kin=(f"document/{name}", f"section/{name}#{question.section}"),
     )

@@ -59,6 +59,8 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
                 origin=f"{origin}#{one.place}",
                 stage=one.stage,
                 expected=one.expected,
+                # Of one scenario several parts ask something, each with a packet of its own.
+                kin=(f"scenario/{name}",) if (name := one.place.removeprefix("scenarios/")) != one.place else (),
             )
             for one in PARTS[part](read_material(ground.folder), curriculum.seed)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -114,3 +115,58 @@ def test_an_earlier_spec_is_imported_once_with_what_is_lost_told(
     assert main(["curriculum", "import", str(spec)]) == DONE
     assert "assumed, as it does not say:" in capsys.readouterr().out
     assert main(["curriculum", "import", str(tmp_path / "gone.json")]) == FAILED
+
+
+def test_what_is_asked_in_the_exam_of_another_adapter_fails_the_build_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("json-architect", "twin"):
+        shutil.copytree(shipped_curricula() / "json-architect", tmp_path / name)
+    spec = tmp_path / "twin" / "curriculum.json"
+    # Another seed divides otherwise, so that each learns what the other one asks.
+    spec.write_text(spec.read_text().replace('"json-architect"', '"twin"').replace('"seed": 20261', '"seed": 7'))
+    words = ["--curricula", str(tmp_path), "--out", str(tmp_path / "out"), *SMALL]
+    assert main(["curriculum", "build", "--all", *words]) == FAILED
+    told = capsys.readouterr()
+    assert "asked in another adapter's exam: json-architect: " in told.err
+    assert " is 1.00 like twin: " in told.err
+    assert "twin" in told.out
+    assert main(["curriculum", "build", "twin", *words]) == DONE
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_build_shows_each_source_and_step_on_a_terminal_and_nothing_beside_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path)]
+    seen = {}
+    for form in ([], ["--json"]):
+        screen = _Screen()
+        monkeypatch.setattr("sys.stderr", screen)
+        assert main([*words, *form]) == DONE
+        seen[bool(form)] = screen.getvalue()
+    lines = [line.rstrip() for line in seen[False].split("\r") if line]
+    assert [line.partition("gaia-voice: ")[2] for line in lines if "gaia-voice" in line] == [
+        "reading voice",
+        "reading documents",
+        "dividing",
+        "measuring",
+    ]
+    shares = [line.count("#") for line in lines]
+    assert shares == sorted(shares)
+    assert lines[-1].endswith("1/1 done")
+    assert max(map(len, lines)) < 80
+    assert seen[True] == ""
+
+
+def test_what_is_uneven_is_told_beside_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curriculum", "build", "epistemic-guard", *SMALL, "--out", str(tmp_path)]) == DONE
+    assert "epistemic-guard: uneven: replay: of 5 examples" in capsys.readouterr().out
+    assert main(["curriculum", "show", "epistemic-guard", *SMALL]) == DONE
+    shown = capsys.readouterr().out
+    assert "uneven: replay: of 5 examples" in shown
+    assert "kept whole in one split, of replay: unit template" in shown
