@@ -122,7 +122,7 @@ class LearningConfig:
     exam_concurrency: int = 16
     exam_timeout_s: float = 600.0
     parity_examples: int = 8
-    parity_nats: float = 0.05
+    parity_tolerance: float = 0.25
     guard_window: int = 8
     guard_max_failures: int = 4
 

@@ -76,7 +76,7 @@ class Comparison:
         attempt.parity = parity.decide(
             attempt.reference.measured,
             await self._served(attempt, attempt.reference),
-            tolerance_nats=self._config.learning.parity_nats,
+            tolerance=self._config.learning.parity_tolerance,
         )
         return cycle.Compared(attempt.parity.passed, attempt.parity.reason)
 

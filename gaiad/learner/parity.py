@@ -1,9 +1,10 @@
 """Parity: is what the engine serves what was trained? Decided from what both sides give the same tokens.
 
 Decides which tokens are asked for, and what the figures are worth; measures nothing. Two sides never agree to the last
-digit, since they add up bf16 numbers in another order, so they are compared by medians. Answers alone would not do: a
-trained adapter is sure of nearly every token of its answer, and so is the one before it. What tells them apart are the
-tokens that the adapter moves most, wherever they stand.
+digit, since they add up bf16 numbers in another order, so they are compared by medians, and by log-odds: how far two
+sides are apart in log-probabilities follows from how sure they are. A trained adapter is sure of nearly every token
+of its answer, and so is the version before it; an untrained one is sure of none. In log-odds rounding makes the same
+difference to all, and another version a larger one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from statistics import median
 from gaiad.learner.protocol import Measured
 
 DIFFERS = "served differs from trained"
+
+_CERTAIN = 1e-4
 
 POINTS = 4
 """How many tokens of an answer are asked for in each example, and how many that tell most."""
@@ -45,10 +48,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The decision and its figures, in nats a token.
+    """The decision and its figures, in nats.
 
-    `median_nats` and `worst_nats` are over tokens of the answers, `telling_nats` is the median over those that the
-    adapter moves most, `effect_nats` how far it moves those. `rendered` is the digest of all prompts as rendered.
+    `answer_odds` and `telling_odds` decide: the median difference of log-odds over tokens of the answers, and over
+    those that the adapter moves most, by `effect_nats` in the median. `median_nats` and `worst_nats` are the
+    difference of log-probabilities over tokens of the answers. `rendered` is the digest of all prompts as rendered.
     """
 
     passed: bool
@@ -56,11 +60,12 @@ class Parity:
     measured: bool = True
     examples: int = 0
     tokens: int = 0
-    tolerance_nats: float = 0.0
+    tolerance: float = 0.0
+    answer_odds: float | None = None
+    telling_odds: float | None = None
+    effect_nats: float | None = None
     median_nats: float | None = None
     worst_nats: float | None = None
-    telling_nats: float | None = None
-    effect_nats: float | None = None
     rendered: str = ""
 
 
@@ -85,40 +90,70 @@ def not_measured(why: str) -> Parity:
     return Parity(True, f"Whether it is served as trained was not measured: {why}.", measured=False)
 
 
-def decide(measured: Sequence[Measured], served: Sequence[Served], *, tolerance_nats: float) -> Parity:
+def decide(measured: Sequence[Measured], served: Sequence[Served], *, tolerance: float) -> Parity:
     """Compare the two sides, example by example; anything but the same prompts and nearly the same figures fails."""
     examples, rendered = len(measured), _digest(measured)
     problem = next(_problems(measured, served), None)
     if problem is not None:
-        return Parity(False, problem, examples=examples, tolerance_nats=tolerance_nats, rendered=rendered)
-    answers: list[float] = []
-    telling: list[float] = []
-    effects: list[float] = []
+        return Parity(False, problem, examples=examples, tolerance=tolerance, rendered=rendered)
+    answers: list[_Pair] = []
+    telling: list[_Pair] = []
     for one, other in zip(measured, served, strict=True):
         points = points_of(one)
-        off = {at: abs(one.adapter[at] - theirs) for at, theirs in zip(points.places, other.log_probs, strict=True)}
-        answers += [off[at] for at in points.answer]
-        telling += [off[at] for at in points.telling]
-        effects += [abs(one.adapter[at] - one.base[at]) for at in points.telling]
-    on_answers, on_telling = median(answers), median(telling)
-    passed = on_answers <= tolerance_nats and on_telling <= tolerance_nats
-    figures = (
-        f"over {examples} held-out answers the engine is off by {on_answers:.4f} nats a token in the median (at worst "
-        f"{max(answers):.2f}), and by {on_telling:.4f} where the adapter tells most; "
-        f"{'within' if passed else 'beyond'} the tolerance of {tolerance_nats:g}"
+        figures = dict(zip(points.places, other.log_probs, strict=True))
+        answers += [_Pair(one.adapter[at], figures[at], one.base[at]) for at in points.answer]
+        telling += [_Pair(one.adapter[at], figures[at], one.base[at]) for at in points.telling]
+    answer_odds, telling_odds = (median(pair.off_odds for pair in pairs) for pairs in (answers, telling))
+    passed = answer_odds <= tolerance and telling_odds <= tolerance
+    figures_told = (
+        f"over {examples} held-out answers the engine is off by {answer_odds:.3f} nats of log-odds a token in the "
+        f"median, and by {telling_odds:.3f} where the adapter tells most, {'within' if passed else 'beyond'} the "
+        f"tolerance of {tolerance:g} ({median(pair.off for pair in answers):.4f} nats of log-probability, at worst "
+        f"{max(pair.off for pair in answers):.2f})"
     )
     return Parity(
         passed,
-        f"{'Served as trained' if passed else DIFFERS}: {figures}.",
+        f"{'Served as trained' if passed else DIFFERS}: {figures_told}.",
         examples=examples,
         tokens=sum(len(other.log_probs) for other in served),
-        tolerance_nats=tolerance_nats,
-        median_nats=round(on_answers, 5),
-        worst_nats=round(max(answers), 5),
-        telling_nats=round(on_telling, 5),
-        effect_nats=round(median(effects), 5),
+        tolerance=tolerance,
+        answer_odds=round(answer_odds, 5),
+        telling_odds=round(telling_odds, 5),
+        effect_nats=round(median(pair.effect for pair in telling), 5),
+        median_nats=round(median(pair.off for pair in answers), 5),
+        worst_nats=round(max(pair.off for pair in answers), 5),
         rendered=rendered,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One token's log-probabilities: as trained, as served, and without the adapter."""
+
+    trained: float
+    served: float
+    base: float
+
+    @property
+    def off(self) -> float:
+        """How far the two sides are apart."""
+        return abs(self.trained - self.served)
+
+    @property
+    def off_odds(self) -> float:
+        """The same in log-odds."""
+        return abs(_log_odds(self.trained) - _log_odds(self.served))
+
+    @property
+    def effect(self) -> float:
+        """How far the adapter moves it."""
+        return abs(self.trained - self.base)
+
+
+def _log_odds(log_prob: float) -> float:
+    # Beyond this both sides are certain, and their digits are used up.
+    below = min(log_prob, -_CERTAIN)
+    return below - math.log(-math.expm1(below))
 
 
 def _problems(measured: Sequence[Measured], served: Sequence[Served]) -> Iterator[str]:

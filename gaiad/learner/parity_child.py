@@ -113,7 +113,7 @@ def log_probs(model: Model, tokens: Sequence[int], device: str) -> tuple[float, 
             logits[at : at + _CHUNK].float().log_softmax(-1).gather(1, ids[0, 1 + at : 1 + at + _CHUNK, None])
             for at in range(0, len(logits), _CHUNK)
         ]
-    return tuple(round(float(one), 5) for one in torch.cat(parts)[:, 0].tolist())
+    return tuple(round(float(one), 7) for one in torch.cat(parts)[:, 0].tolist())
 
 
 def measured(

@@ -47,7 +47,7 @@ async def test_an_adapter_that_is_served_as_trained_goes_on_to_its_exam_with_the
         assert row.verdict == "promoted", row.reason
         found = parity(row)
         assert (found["passed"], found["measured"], found["examples"]) == (True, True, 8)
-        assert (found["median_nats"], found["telling_nats"], found["tolerance_nats"]) == (0.0, 0.0, 0.05)
+        assert (found["answer_odds"], found["telling_odds"], found["tolerance"]) == (0.0, 0.0, 0.25)
         assert len(str(found["rendered"])) == 64
 
 
