@@ -26,6 +26,9 @@ _Answer = TypeVar("_Answer")
 STOP_GRACE_S = 5.0
 """How long the parity child may take to end when its hold is lost or wanted back."""
 
+LONGEST_TOKENS = 4096
+"""Held-out examples up to this length are measured even where nothing so long is trained on, as before an import."""
+
 
 class Comparison:
     """Performs the two steps. One cycle at a time."""
@@ -98,7 +101,7 @@ class Comparison:
             adapter_dir=str(attempt.published.path if attempt.published else attempt.staging),
             examples_path=str(folder / "held_out.jsonl"),
             examples=learning.parity_examples,
-            max_tokens=curriculum.training.max_sequence_tokens,
+            max_tokens=max(curriculum.training.max_sequence_tokens, LONGEST_TOKENS),
             threads=learning.threads,
             device=device,
         )
