@@ -77,7 +77,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One optimiser step is done (step 0: the base is loaded). `tokens` counts tokens of examples seen so far."""
+    """One optimiser step is done (step 0: the base is loaded). `tokens` counts tokens of examples seen so far.
+
+    `memory_bytes` is the peak so far. `flops_per_s` is what the network needs for what was computed, `peak_share` how
+    much of the device's best (0 to 1) that is; None where the best is not known. `resumed_from` is the step of the
+    checkpoint at which this run went on.
+    """
 
     type: ClassVar[str] = "progress"
     step: int
@@ -87,6 +92,11 @@ class Progress:
     tokens: int
     tokens_per_s: float
     elapsed_s: float
+    memory_bytes: int | None = None
+    flops_per_s: float | None = None
+    peak_share: float | None = None
+    learning_rate: float | None = None
+    resumed_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,7 @@ Message: TypeAlias = Hello | Progress | Checkpoint | Result | Reference | Error
 # Fields that came later than the first release of this version, by the class that holds them.
 _LATER: Mapping[type, frozenset[str]] = {
     Job: frozenset({"checkpoint_dir", "checkpoint_every_s"}),
+    Progress: frozenset({"memory_bytes", "flops_per_s", "peak_share", "learning_rate", "resumed_from"}),
     Result: frozenset({"left_out", "resumed_from", "notes", "digests", "device_name", "step_s"}),
     Error: frozenset({"of_data"}),
     LoraSpec: frozenset({"rslora", "plus_ratio"}),

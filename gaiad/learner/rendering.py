@@ -86,6 +86,10 @@ def tokenised(example: Example, tokenizer: Tokenizer, max_tokens: int, *, pairs:
 def _tokens(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExample:
     if not example.answer.strip():
         raise TrainingError(f"the answer of {example.origin} is empty", hint="give each example an answer to learn")
+    if not example.weight > 0:
+        raise TrainingError(
+            f"the weight of {example.origin} is {example.weight:g}: it would teach nothing", hint="give it one above 0"
+        )
     prompt, whole = _rendered(example, tokenizer)
     if not whole.startswith(prompt):
         raise TrainingError(

@@ -15,6 +15,7 @@ import pytest
 from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
 from gaiad.learner.artifacts import check_files
+from gaiad.learner.example import Message as Said
 from gaiad.learner.protocol import Checkpoint, Job, Message, Progress, Result
 from tests.fakes.tiny_base import make_tiny_base
 from tests.integration.test_train_run import example, write
@@ -201,12 +202,19 @@ def test_the_result_says_what_the_run_was_made_of(job: Job, whole: Result) -> No
     assert whole.step_s > 0
 
 
-def test_an_empty_answer_is_refused_by_name(job: Job, tmp_path: Path) -> None:
-    blank = dataclasses.replace(
-        example(1), messages=(example(1).messages[0], dataclasses.replace(example(1).messages[1], content=" "))
-    )
-    job = at(job, tmp_path, train_path=write(tmp_path / "train.jsonl", [example(0), blank]))
-    with pytest.raises(TrainingError, match="the answer of toy:1 is empty"):
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"messages": (example(1).messages[0], Said("assistant", " "))}, "the answer of toy:1 is empty"),
+        ({"weight": 0.0}, "the weight of toy:1 is 0: it would teach nothing"),
+    ],
+)
+def test_an_example_that_would_teach_nothing_is_refused_by_name(
+    job: Job, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    spoilt = dataclasses.replace(example(1), **changed)
+    job = at(job, tmp_path, train_path=write(tmp_path / "train.jsonl", [example(0), spoilt]))
+    with pytest.raises(TrainingError, match=said):
         carried_out(job)
 
 
