@@ -174,7 +174,7 @@ async def test_a_user_is_let_in_within_a_second_while_the_trainer_stands_still(t
         assert isinstance(lease, Lease)
         before = str(p.learner.status()["cycle"])
         assert "training" in before
-        assert stands_still(trainer_pid())
+        await until(lambda: stands_still(trainer_pid()))
         lease.release()
         row = await p.ended(name)
         assert row.verdict == "rejected", row.reason
