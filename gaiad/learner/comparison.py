@@ -29,6 +29,8 @@ STOP_GRACE_S = 5.0
 LONGEST_TOKENS = 4096
 """Held-out examples up to this length are measured even where nothing so long is trained on, as before an import."""
 
+UNABLE_HINT = "set learning.python, free memory, or set learning.parity_examples = 0"
+
 
 class Comparison:
     """Performs the two steps. One cycle at a time."""
@@ -56,7 +58,7 @@ class Comparison:
                 return cycle.Measured()
             return _unmeasured(error.message, error.hint)
         if found.unable:
-            return _unmeasured(found.unable, "set learning.python")
+            return _unmeasured(found.unable, UNABLE_HINT)
         attempt.reference = found
         return cycle.Measured()
 
@@ -71,7 +73,7 @@ class Comparison:
                 return _unmeasured(error.message, error.hint)
             why_not = attempt.reference.unable or None
             if why_not and attempt.order.kind is Kind.TRAIN:
-                return _unmeasured(why_not, "set learning.python")
+                return _unmeasured(why_not, UNABLE_HINT)
         if why_not is not None:
             attempt.parity = parity.not_measured(why_not)
             return cycle.Compared(True, attempt.parity.reason)

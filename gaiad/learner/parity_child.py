@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,6 +44,7 @@ try:
 
     from gaiad.learner import rendering
     from gaiad.learner.base import load_base
+    from gaiad.learner.device import machine
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -57,18 +58,26 @@ hub: Any = transformers  # its own types say less than this
 MOST_TOKENS = 16384
 """How many tokens are measured in all, so that the answer stays one line of the protocol."""
 
-_ROOM_BYTES = 2 << 30
-"""What a GPU must have free beside the base's weights."""
+_ROOM_BYTES = 1 << 30
+"""What must be free beside the base's weights."""
 
 _CHUNK = 128
 
 
-def device_for(job: ReferenceJob) -> str:
-    """Torch's name of the device: the GPU where the unquantised base fits into what is free there, else the CPU."""
-    if job.device == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    weights = sum(one.stat().st_size for one in Path(job.base_model).glob("*.safetensors"))
-    return "cuda" if torch.cuda.mem_get_info()[0] > weights + _ROOM_BYTES else "cpu"
+def needed_bytes(job: ReferenceJob) -> int:
+    """What the unquantised base takes, with room for what is computed."""
+    return _ROOM_BYTES + sum(one.stat().st_size for one in Path(job.base_model).glob("*.safetensors"))
+
+
+def place_for(needed: int, free: Mapping[str, int]) -> str | None:
+    """The first of these devices, by torch's names, that has as much free; None where none has."""
+    return next((name for name, free_bytes in free.items() if free_bytes > needed), None)
+
+
+def device_for(job: ReferenceJob) -> str | None:
+    """The GPU where the base fits into what is free, else the CPU, or None."""
+    allowed = ("cuda", "cpu") if job.device != "cpu" and torch.cuda.is_available() else ("cpu",)
+    return place_for(needed_bytes(job), {name: machine(name).free_bytes for name in allowed})
 
 
 def load_model(job: ReferenceJob, device: str) -> Model:
@@ -172,6 +181,10 @@ def main(pipe: Pipe) -> int:
         job = parse_reference_job(sys.stdin.readline())
         pipe.say(Hello(pid=os.getpid()))
         device = device_for(job)
+        if device is None:
+            free = f"{needed_bytes(job) / 2**30:.1f} GiB are not free"
+            pipe.say(Reference(unable=f"the unquantised base does not fit into memory: {free}"))
+            return 0
         if device == "cpu":
             os.nice(10)
         pipe.say(measure(job, device, watch_daemon(), pipe.say))

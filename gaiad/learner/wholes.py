@@ -18,7 +18,7 @@ from gaiad.learner.likeness import near_pairs
 from gaiad.learner.shares import Share
 
 TEMPLATE = "template"
-"""The unit of what names no larger one: what was made of one template."""
+"""The unit of what names no larger one, and of what only counts as another stratum: what was made of one template."""
 
 Parts = dict[str, dict[str, list[Example]]]
 """Split -> source -> examples."""
@@ -104,7 +104,8 @@ def clusters(examples: Sequence[Example], pairs: Iterable[tuple[int, int]], unit
 def _cluster(found: list[Example], units: Units) -> Cluster:
     first = found[0]
     whole = units.whole_of(first)
-    return Cluster(first.source, kind_of(whole), found, whole != first.group)
+    is_large = whole != first.group and whole.partition("/")[0] != TEMPLATE
+    return Cluster(first.source, kind_of(whole), found, is_large)
 
 
 def _unit(example: Example, level: int) -> str:

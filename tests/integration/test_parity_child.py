@@ -158,6 +158,25 @@ def test_a_measurement_stops_between_two_examples(job: ReferenceJob) -> None:
         parity_child.measure(job, "cpu", stop, lambda _: None)
 
 
+@pytest.mark.parametrize(
+    ("free", "place"),
+    [
+        ({"cuda": 11, "cpu": 11}, "cuda"),
+        ({"cuda": 10, "cpu": 11}, "cpu"),
+        ({"cpu": 11}, "cpu"),
+        ({"cuda": 10, "cpu": 10}, None),
+        ({"cpu": 0}, None),
+    ],
+)
+def test_the_base_goes_where_it_fits_or_nowhere(free: dict[str, int], place: str | None) -> None:
+    assert parity_child.place_for(10, free) == place
+
+
+def test_what_is_needed_is_the_weights_and_room_beside_them(job: ReferenceJob) -> None:
+    weights = sum(one.stat().st_size for one in Path(job.base_model).glob("*.safetensors"))
+    assert parity_child.needed_bytes(job) == weights + (1 << 30)
+
+
 async def test_a_python_without_the_libraries_says_that_it_is_unable(job: ReferenceJob, tmp_path: Path) -> None:
     blocked = (
         "import runpy, sys; sys.modules['peft'] = None; "

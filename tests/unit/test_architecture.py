@@ -30,7 +30,7 @@ LAYERS: dict[int, str] = {
         learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.evenness
         learner.example learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
         learner.gate learner.lengths learner.likeness learner.packing learner.parity learner.shares
-        learner.sources.computed learner.steadiness
+        learner.sources.computed learner.base_shape learner.flops learner.lying learner.memory learner.steadiness
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -72,7 +72,7 @@ LAYERS: dict[int, str] = {
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.parity_child
-        learner.rendering learner.snapshot learner.train
+        learner.rendering learner.snapshot learner.device learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from gaiad.card_page import card_page
-from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
+from gaiad.curriculum import Curriculum, Json, SourceSpec, kinds_of, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
@@ -95,13 +95,12 @@ def problems_in(folder: Path) -> list[str]:
     problems: dict[str, None] = {}
     for profile in profiles_of(text) or ["full"]:
         try:
-            curriculum = load_curriculum(folder, profile)
+            load_curriculum(folder, profile)
         except CurriculumError as error:
             problems.update(dict.fromkeys(error.message.removeprefix(f"{folder / _SPEC}: ").split("; ")))
-            continue
-        for source in curriculum.sources:
-            if source.kind not in _LOADERS:
-                problems[f"sources: no kind {source.kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
+    for path, kind in kinds_of(text):
+        if kind not in _LOADERS:
+            problems[f"{path}: no kind {kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
     return [*problems]
 
 

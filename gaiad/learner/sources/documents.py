@@ -130,7 +130,13 @@ def _read_below(root: Path, name: str, shelf: _Shelf) -> None:
     except OSError as error:
         shelf.refuse(name, _said(error))
         return
-    files = _files(root, name, shelf) if is_folder else iter([(root, name)])
+    had = len(shelf.documents) + len(shelf.refused)
+    _read_all(_files(root, name, shelf) if is_folder else iter([(root, name)]), shelf)
+    if len(shelf.documents) + len(shelf.refused) == had:
+        shelf.refuse(name, "no Markdown in it")
+
+
+def _read_all(files: Iterator[tuple[Path, str]], shelf: _Shelf) -> None:
     for path, called in files:
         if len(shelf.documents) >= MOST_DOCUMENTS:
             shelf.refuse(called, f"beyond the first {MOST_DOCUMENTS} documents; it and what follows was not read")

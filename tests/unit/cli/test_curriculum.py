@@ -47,9 +47,30 @@ def test_every_mistake_is_named_with_its_path(tmp_path: Path, capsys: pytest.Cap
 def test_an_unknown_kind_of_source_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
     spec = tmp_path / "json-architect" / "curriculum.json"
-    spec.write_text(spec.read_text().replace('"tool_registry"', '"rumour"'))
+    text = spec.read_text().replace('"tool_registry"', '"rumour"').replace('"rank": 16', '"rank": 0')
+    spec.write_text(text)
     assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
-    assert "rumour" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 mistakes" in out
+    assert "lora.rank" in out
+    assert "sources[0].kind: no kind 'rumour'" in out
+    assert "profiles.demo.sources[0].kind: no kind 'rumour'" in out
+
+
+def test_what_was_refused_of_an_owners_material_is_told_by_the_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "binary.md").write_bytes(b"a\0b")
+    for at in range(25):
+        (folder / f"empty{at:02d}.md").touch()
+    words = ["build", "gaia-voice", *SMALL, "--documents", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    out = capsys.readouterr().out
+    assert "gaia-voice: refused: document:mine/binary.md: binary" in out
+    assert out.count("gaia-voice: refused: document:") == 20
+    assert "gaia-voice: refused: 6 more" in out
 
 
 def test_a_built_dataset_is_shown_sampled_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,14 @@ def test_what_is_not_there_is_refused_and_a_file_alone_is_read(curriculum: Curri
     assert {one.origin.partition("#")[0] for one in found.examples} == {"document:charter.txt"}
 
 
+def test_a_folder_without_markdown_is_refused_by_name(curriculum: Curriculum, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "list.txt").write_text("Milk is a drink that comes from cows.", "utf-8")
+    found = read(curriculum, tmp_path / "notes", folder=FOLDER)
+    assert [(one.origin, one.reason) for one in found.refused] == [("document:notes", "no Markdown in it")]
+    assert found.examples
+
+
 def test_two_folders_of_one_name_are_told_apart(curriculum: Curriculum, tmp_path: Path) -> None:
     for number, parent in enumerate(("one", "two")):
         (tmp_path / parent / "docs").mkdir(parents=True)
