@@ -217,6 +217,11 @@ class Config:
         return self.state_dir / "datasets"
 
     @property
+    def self_made_dir(self) -> Path:
+        """Where what the base itself made for its training lies, see `gaiadctl curriculum propose` and `replay`."""
+        return self.state_dir / "self_made"
+
+    @property
     def runs_dir(self) -> Path:
         """Where each training run keeps its staging directory, log and report."""
         return self.state_dir / "runs"

@@ -177,7 +177,9 @@ class Steps:
     def material(self) -> str:
         """A digest of what the curricula's and the owner's files look like from outside (blocking)."""
         learning = self._config.learning
-        return signature((str(self.curricula()), *learning.documents, *learning.registries))
+        # Not what is being added to a file that nobody reads yet.
+        made = sorted(map(str, self._config.self_made_dir.rglob("*.jsonl")))
+        return signature((str(self.curricula()), *learning.documents, *learning.registries, *made))
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected or approved of at the curriculum's stages and let be learned from."""
@@ -200,6 +202,8 @@ class Steps:
             corrections,
             documents=[Path(one) for one in learning.documents],
             registries=learning.registries,
+            self_made=self._config.self_made_dir,
+            base=self._engine.served_name or "",
         )
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 

@@ -23,6 +23,7 @@ all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value
     finish_reason    instead of "stop"                      tool_calls       in place of content
     stream_error     end streams with an error event   torn             abort in the middle of a chunk
     message          the text of a `status`            retry_after      the Retry-After of a `status`
+    reworded         reply with this and what the last message has after "It is: "
     reply_times      repeat that text so often
     status_times     give the `status` so often only    garbage          answer 200 with these characters
     embeds           serve /v1/embeddings, which a model that generates does not
