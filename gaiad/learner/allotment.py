@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gaiad.learner.example import Example, sha_of
 from gaiad.learner.likeness import near_pairs, request_of, shingles
-from gaiad.learner.shares import Share
+from gaiad.learner.shares import Share, dealt
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -81,11 +81,14 @@ class Cluster:
         return any(one.expected for one in self.examples)
 
 
-def allotted(found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int) -> dict[str, dict[str, list[Example]]]:
+def allotted(
+    found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int, optional: Collection[str] = ()
+) -> dict[str, dict[str, list[Example]]]:
     """Choose each split's examples of each source: split -> source -> examples.
 
-    A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives one to
-    held-out where it has two.
+    What an `optional` source has too little of in a split, since its examples go where their clusters go, the others
+    make up for. A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives
+    one to held-out where it has two.
     """
     pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
     strata: dict[tuple[str, str], list[Cluster]] = defaultdict(list)
@@ -106,11 +109,24 @@ def allotted(found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int) -
                         pools[name][example.source].append(example)
     return {
         name: {
-            source: fair_choice(shuffled(pools[name].get(source, ()), seed), getattr(share, name))
-            for source, share in wanted.items()
+            source: fair_choice(shuffled(pools[name].get(source, ()), seed), count)
+            for source, count in _made_up(
+                {source: getattr(share, name) for source, share in wanted.items()}, pools[name], optional
+            ).items()
         }
         for name in SPLITS
     }
+
+
+def _made_up(
+    wanted: Mapping[str, int], pool: Mapping[str, Sequence[Example]], optional: Collection[str]
+) -> dict[str, int]:
+    """How many each source gives, once those that need not give so much have given what they have."""
+    room = {source: len(pool.get(source, ())) - count for source, count in wanted.items()}
+    short = {source: max(0, -room[source]) for source in wanted if source in optional}
+    able = {source: count for source, count in wanted.items() if source not in optional}
+    more = dealt(sum(short.values()), able, room)
+    return {source: count - short.get(source, 0) + more.get(source, 0) for source, count in wanted.items()}
 
 
 @dataclass(slots=True)

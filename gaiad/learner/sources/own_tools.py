@@ -21,6 +21,7 @@ from gaiad.learner.dataset import Example, Message, catalogue_of
 from gaiad.learner.sources.registry_files import registry_text
 from gaiad.learner.sources.registry_forms import read_registry
 from gaiad.learner.sources.requests import NO_TOOL, Material, Spoken, parse_material, spoken
+from gaiad.learner.sources.self_made_files import is_absent
 from gaiad.learner.sources.source import Gathered, Ground, Refused, material_text
 from gaiad.learner.sources.tool_catalogues import Variant, divided, variants
 from gaiad.learner.sources.tool_frames import Frames, parse_frames
@@ -161,9 +162,9 @@ def aim(source: SourceSpec, ground: Ground) -> int:
         return source.target
     sources = ground.curriculum.sources
     # What the owner has not configured gives nothing, so that its target is left to others.
-    absent = {KIND} if not ground.registries else set()
-    left = ground.curriculum.split.train - sum(one.target or 0 for one in sources if one.kind not in absent)
-    return max(1, left // max(1, sum(one.target is None for one in sources if one.kind not in absent)))
+    there = [one for one in sources if (one.kind != KIND or ground.registries) and not is_absent(one, ground)]
+    left = ground.curriculum.split.train - sum(one.target or 0 for one in there)
+    return max(1, left // max(1, sum(one.target is None for one in there)))
 
 
 def _planned(aim: int, parts: int) -> tuple[int, float]:
