@@ -9,7 +9,10 @@ MODEL := var/models/smollm2-135m-instruct
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help setup model demo run test check check-types check-units format bench proof-canaries proof-soak lock clean
+# The tests start many processes: without kept bytecode each of them compiles everything that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup model demo run test check check-types check-units format bench bench-gpu proof-canaries proof-soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,7 +34,7 @@ run: model ## gaiad in the foreground with the small model, state in var/ (end i
 test: model ## every test: unit, integration, and acceptance on the real engine
 	@$(PY) -m pytest
 
-check: setup ## format, lint, types, unit tests
+check: setup ## format, lint, types, unit tests (those over a PostgreSQL server are in test alone)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(MAKE) --no-print-directory -j2 --output-sync check-types check-units
@@ -40,14 +43,17 @@ check-types:
 	@$(VENV)/bin/mypy
 
 check-units:
-	@$(PY) -m pytest tests/unit
+	@$(PY) -m pytest tests/unit -m "not server" -n auto --maxprocesses 4 --dist loadfile
 
 format: setup ## put every file into shape
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
 bench: model ## every benchmark; each prints one table
-	@for file in $$(ls bench/[a-z]*.py | grep -v /proof_); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
+	@for file in $$(ls bench/[a-z]*.py | grep -v -e /proof_ -e _gpu); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
+
+bench-gpu: setup ## how fast a 3-4B base is trained on an NVIDIA GPU, and with how much memory
+	@$(PY) -m bench.train_gpu
 
 proof-%: model ## a long proof by name, with the assertions of its short twin in the tests
 	@if [ ! -f bench/proof_$*.py ]; then echo "proof: there is no proof '$*'; there are: $$(ls bench/proof_*.py 2>/dev/null | sed 's/.*proof_//; s/\.py//' | xargs) soak" >&2; exit 1; fi
@@ -64,3 +70,4 @@ lock: setup ## write requirements/cpu.lock anew from what is installed
 
 clean: ## remove .venv, builds and caches (var/, with the adapters and the store, stays)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './var/*' -prune -exec rm -rf {} +

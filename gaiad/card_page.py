@@ -22,7 +22,9 @@ def card_page(card: Mapping[str, Json]) -> str:
     )
     lengths = _object(card.get("lengths"))
     parts = [
+        section("What is uneven", _lines(card.get("uneven"), "nothing: templates, kinds and answers are in balance")),
         section("How varied it is, by source (train split)", _diversity_table(_object(card.get("diversity")))),
+        section("What was kept whole", _kept_whole(_object(card.get("kept_whole")))),
         section("What the answers are", _answers(_object(card.get("answers")))),
         *(section(f"Length: {name.replace('_', ' ')}", bars(_object(found))) for name, found in lengths.items()),
         section("Left out, and why", _pairs(_object(card.get("dropped")), "nothing was left out")),
@@ -57,6 +59,17 @@ def _diversity_table(sources: Mapping[str, Json]) -> str:
     return f"<table><tr><th>source</th>{head}</tr>{''.join(rows)}</table>"
 
 
+def _kept_whole(sources: Mapping[str, Json]) -> str:
+    rows = []
+    for source, told in sources.items():
+        units = _object(told)
+        few = f"{units.get('unit')}; too few of: {units.get('too_few')}" if "too_few" in units else units.get("unit")
+        counts = "".join(f"<td>{units.get(name)}</td>" for name in ("train", "validation", "heldout"))
+        rows.append(f"<tr><td>{escape(source)}</td><td>{escape(str(few))}</td>{counts}</tr>")
+    heads = "".join(f"<th>{name}</th>" for name in ("source", "unit", "train", "validation", "held out"))
+    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+
+
 def _answers(splits: Mapping[str, Json]) -> str:
     kinds = sorted({kind for split in splits.values() for kind in _object(split)})
     head = "".join(f"<th>{escape(name)}</th>" for name in splits)
@@ -67,6 +80,11 @@ def _answers(splits: Mapping[str, Json]) -> str:
         for kind in kinds
     ]
     return f"<table><tr><th>answer</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _lines(found: Json, otherwise: str) -> str:
+    rows = [f"<li>{escape(str(one))}</li>" for one in found] if isinstance(found, list) else []
+    return f"<ul>{''.join(rows)}</ul>" if rows else f"<p>{otherwise}</p>"
 
 
 def _pairs(found: Mapping[str, Json], otherwise: str) -> str:

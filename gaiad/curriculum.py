@@ -25,19 +25,35 @@ REPLAY_KINDS = frozenset({"replay", "self_replay"})
 """The kinds of sources whose examples keep up what the base can do already."""
 
 
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Every projection of a Llama-like layer, which is where low ranks learn like whole weights."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
-    """Shape of the adapter: rank, alpha (scaling numerator), dropout share, module names to adapt."""
+    """Shape of the adapter: rank, alpha (scaling numerator), dropout share, module names to adapt.
+
+    `rslora` scales by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732); `plus_ratio` is how many times the
+    learning rate of A the B matrices get (LoRA+, arXiv 2402.12354; 1: plain LoRA). `all_linear` as only module name is
+    written out as the seven projections of a Llama-like layer.
+    """
 
     rank: int
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
+    rslora: bool = False
+    plus_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """How a run goes. `effective_batch` examples make one optimiser step; token counts are per example."""
+    """How a run goes. `effective_batch` examples make one optimiser step; token counts are per example.
+
+    `preference` says how examples with a rejected answer teach besides: `none`; `dpo` with the base without adapter as
+    its reference (arXiv 2305.18290), `preference_beta` being its temperature; or `simpo`, which has no reference
+    (arXiv 2405.14734) and aims at `preference_margin`. `preference_weight` is what it counts beside the answers' loss.
+    """
 
     max_sequence_tokens: int
     max_steps: int
@@ -50,6 +66,10 @@ class TrainingSpec:
     validate_every_steps: int
     patience: int
     seed: int
+    preference: str = "none"
+    preference_beta: float = 0.1
+    preference_margin: float = 0.0
+    preference_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +200,8 @@ _PARTS: dict[str, Json] = {
         alpha=_whole(1, 2048),
         dropout=_number(0, 0.9),
         target_modules=_NAMES,
+        rslora={"type": "boolean"},
+        plus_ratio=_number(1, 64),
     ),
     "training": _object(
         "max_sequence_tokens max_steps effective_batch learning_rate warmup_steps weight_decay max_grad_norm"
@@ -195,6 +217,10 @@ _PARTS: dict[str, Json] = {
         validate_every_steps=_whole(1, 1_000_000),
         patience=_whole(1, 1000),
         seed=_whole(0, 2**31 - 1),
+        preference={"enum": ["none", "dpo", "simpo"]},
+        preference_beta={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+        preference_margin=_number(0, 100),
+        preference_weight={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     ),
     "sources": {
         "type": "array",
@@ -314,6 +340,22 @@ def profiles_of(text: str) -> list[str]:
         return []
 
 
+def kinds_of(text: str) -> list[tuple[str, str]]:
+    """The kinds of all sources with their paths, those of profiles included, whatever else is wrong with the spec."""
+    try:
+        spec = cast("dict[str, Any]", json.loads(text))
+        parts = {"": spec, **{f"profiles.{name}.": part for name, part in spec.get("profiles", {}).items()}}
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    return [
+        (f"{place}sources[{at}].kind", str(source["kind"]))
+        for place, part in parts.items()
+        if isinstance(part, dict) and isinstance(part.get("sources"), list)
+        for at, source in enumerate(part["sources"])
+        if isinstance(source, dict) and "kind" in source
+    ]
+
+
 def _no_constant(name: str) -> Json:
     raise ValueError(f"{name} is not allowed")
 
@@ -404,7 +446,7 @@ def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
         profile=profile,
         purpose=str(spec["purpose"]),
         stages=tuple(cast("list[str]", spec["stages"])),
-        lora=LoraSpec(**{**_keywords(lora), "target_modules": tuple(cast("list[str]", lora["target_modules"]))}),
+        lora=LoraSpec(**{**_keywords(lora), "target_modules": _modules(cast("list[str]", lora["target_modules"]))}),
         training=TrainingSpec(**_keywords(training)),
         sources=tuple(_source(one) for one in sources),
         split=SplitSpec(**_keywords(spec["split"])),
@@ -418,6 +460,10 @@ def _built(spec: Mapping[str, Json], profile: str) -> Curriculum:
         exchanges=ExchangesSpec(**_keywords(spec.get("exchanges", {}))),
         reason=str(spec.get("reason", "")),
     )
+
+
+def _modules(named: list[str]) -> tuple[str, ...]:
+    return ALL_LINEAR if named == ["all_linear"] else tuple(named)
 
 
 def _source(given: Mapping[str, Json]) -> SourceSpec:

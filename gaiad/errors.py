@@ -49,7 +49,14 @@ class EngineError(GaiadError):
 
 
 class TrainingError(GaiadError):
-    """A run ended without a usable adapter."""
+    """A run ended without a usable adapter.
+
+    `of_data`: it says something about what was to be learnt, so that the same dataset would break it again.
+    """
+
+    def __init__(self, message: str, *, hint: str, of_data: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.of_data = of_data
 
 
 class AdapterError(GaiadError):

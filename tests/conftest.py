@@ -37,7 +37,7 @@ def postgres() -> Iterator[PostgresServer]:
         server.remove()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def store_at(request: pytest.FixtureRequest) -> Iterator[StoreConfig]:
     """Where a test keeps its exchanges: a file, or a fresh database on the server."""
     if request.param == "sqlite":

@@ -1,25 +1,24 @@
-"""`gaiadctl curriculum build|show|sample|diff`: makes datasets and looks into them, without a daemon."""
+"""`gaiadctl curriculum show|sample|diff`: looks into datasets, and builds one on the way, without a daemon."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gaiad.cli.command import Context, Subcommands, absolute, add
-from gaiad.cli.output import Terminal, bar, pairs, table
+from gaiad.cli.output import pairs, table
 from gaiad.errors import CurriculumError, DatasetError
 
 if TYPE_CHECKING:
     from gaiad.learner.dataset import Dataset, Example
+    from gaiad.learner.sources.catalogue import Tell
 
 NAME_HELP = "a folder that holds curriculum.json, or the name of a shipped one"
 ROOT_HELP = "holds a folder for each adapter (default: the shipped ones)"
-DEFAULT_OUT = "var/datasets"
 SPLITS = {"train": "train", "validation": "validation", "held_out": "heldout"}
 """The splits as people name them, and as the dataset does."""
 
@@ -27,11 +26,7 @@ Card: TypeAlias = Mapping[str, Any]
 
 
 def register(group: Subcommands, common: argparse.ArgumentParser) -> None:
-    """Add the four commands to the group `curriculum`."""
-    build = add(group, common, "build", _build, "Build datasets: check them, count them, and write each to a folder.")
-    build.add_argument("names", nargs="*", metavar="NAME", help=NAME_HELP)
-    build.add_argument("--all", action="store_true", help="every curriculum")
-    build.add_argument("--out", metavar="DIR", default=DEFAULT_OUT, help=f"where to (default: {DEFAULT_OUT})")
+    """Add the three commands to the group `curriculum`."""
     show = add(group, common, "show", _show, "Show what a dataset holds: its data card.")
     show.add_argument("name", metavar="NAME", help=f"a dataset's folder, or {NAME_HELP}, which is built first")
     sample = add(group, common, "sample", _sample, "Show examples of a dataset.")
@@ -43,12 +38,18 @@ def register(group: Subcommands, common: argparse.ArgumentParser) -> None:
     diff = add(group, common, "diff", _diff, "Show what differs between two datasets.")
     for name in ("first", "second"):
         diff.add_argument(name, metavar="NAME", help=f"a dataset's folder, or {NAME_HELP}, which is built first")
-    for parser in (build, show, sample, diff):
-        parser.add_argument("--profile", default="full", metavar="P", help="the curriculum's profile (default: full)")
-        parser.add_argument("--curricula", metavar="DIR", help=ROOT_HELP)
-        parser.add_argument("--documents", action="append", metavar="PATH", help="own Markdown, file or folder")
-        parser.add_argument("--registry", action="append", metavar="R", help="own tools: JSON or module:attribute")
-        parser.add_argument("--tokenizer", metavar="DIR", help="the base model's folder, to measure lengths in tokens")
+    for parser in (show, sample, diff):
+        add_material(parser)
+
+
+def add_material(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a dataset is built from."""
+    parser.add_argument("--profile", default="full", metavar="P", help="the curriculum's profile (default: full)")
+    parser.add_argument("--curricula", metavar="DIR", help=ROOT_HELP)
+    parser.add_argument("--documents", action="append", metavar="PATH", help="own Markdown, file or folder")
+    parser.add_argument("--registry", action="append", metavar="R", help="own tools: JSON or module:attribute")
+    parser.add_argument("--self-made", metavar="DIR", help="what the base itself made: `curriculum propose|replay`")
+    parser.add_argument("--tokenizer", metavar="DIR", help="the base model's folder, to measure lengths in tokens")
 
 
 # --- Finding ----------------------------------------------------------------------------------------------------
@@ -85,7 +86,13 @@ def folder_of(name: str, root: str | None) -> Path:
     return folder
 
 
-def _built(folder: Path, args: argparse.Namespace) -> Dataset:
+def built(folder: Path, args: argparse.Namespace, tell: Tell | None = None) -> Dataset:
+    """Build the dataset of one curriculum as the options say.
+
+    Raises:
+        CurriculumError: where the spec or its material cannot be used.
+        DatasetError: where the dataset would not be trustworthy.
+    """
     from gaiad.config import names_module
     from gaiad.learner.sources import catalogue
     from gaiad.learner.template import ServingTemplate
@@ -97,7 +104,9 @@ def _built(folder: Path, args: argparse.Namespace) -> Dataset:
         [],
         documents=[absolute(one) for one in args.documents or ()],
         registries=[one if names_module(one) else str(absolute(one)) for one in args.registry or ()],
+        self_made=absolute(args.self_made) if args.self_made else None,
         count=ServingTemplate.load(absolute(args.tokenizer)).count if args.tokenizer else None,
+        tell=tell,
     )
 
 
@@ -107,87 +116,7 @@ def _opened(name: str, args: argparse.Namespace) -> Dataset:
 
     if (absolute(name) / "card.json").is_file():
         return catalogue.load_frozen(absolute(name).resolve())
-    return _built(folder_of(name, args.curricula), args)
-
-
-# --- Building ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    adapter: str
-    digest: str
-    train: int
-    validation: int
-    held_out: int
-    path: str
-    profile: str
-    seconds: float
-    card: Card
-
-    def to_json(self) -> dict[str, object]:
-        names = ("adapter", "digest", "train", "validation", "held_out", "path", "profile")
-        return {**{name: getattr(self, name) for name in names}, "card": dict(self.card)}
-
-
-def _build(args: argparse.Namespace, context: Context) -> int:
-    from gaiad.learner.sources import catalogue
-
-    if bool(args.names) == args.all:
-        raise CurriculumError("nothing says what to build", hint="name curricula, or give --all")
-    folders = all_folders(args.curricula) if args.all else [folder_of(name, args.curricula) for name in args.names]
-    out = absolute(args.out)
-    progress = _Progress(context.terminal, len(folders))
-    rows, failures = [], []
-    for number, folder in enumerate(folders):
-        progress.show(number, f"building {folder.name}")
-        began = time.monotonic()
-        try:
-            dataset = _built(folder, args)
-            path = catalogue.freeze(dataset, out)
-        except (CurriculumError, DatasetError) as error:
-            # Those that can be built are; what is wrong with the others is said at the end, all at once.
-            failures.append(f"{folder.name}: {error.message} (try: {error.hint})")
-            continue
-        rows.append(_row(dataset, path, args.profile, time.monotonic() - began))
-    progress.show(len(folders), "done")
-    if rows or not failures:
-        context.terminal.show([row.to_json() for row in rows], _summary(rows))
-    if failures:
-        raise DatasetError(
-            f"{len(failures)} of {len(folders)} could not be built: {'; '.join(failures)}",
-            hint="mend these and build again",
-        )
-    return 0
-
-
-def _row(dataset: Dataset, path: Path, profile: str, seconds: float) -> _Row:
-    sizes = (len(dataset.train), len(dataset.validation), len(dataset.heldout))
-    return _Row(str(dataset.card["adapter"]), dataset.digest, *sizes, str(path), profile, seconds, dataset.card)
-
-
-def _summary(rows: Sequence[_Row]) -> str:
-    cells = [
-        (row.adapter, row.train, row.validation, row.held_out, f"{row.seconds:.1f} s", row.digest[:12]) for row in rows
-    ]
-    places = [f"{row.adapter}: {row.path} (look at card.html)" for row in rows]
-    return "\n".join([table(("adapter", "train", "validation", "held out", "took", "digest"), cells), "", *places])
-
-
-class _Progress:
-    """One line that is rewritten on a terminal; elsewhere nothing, as builds take seconds."""
-
-    def __init__(self, terminal: Terminal, total: int) -> None:
-        self._out, self._total, self._last = terminal.err, total, ""
-
-    def show(self, done: int, what: str) -> None:
-        """Show how far it is; the last line is left standing."""
-        if not self._out.isatty():
-            return
-        line = f"{bar(done / self._total)} {done}/{self._total} {what}"
-        end = "\n" if done == self._total else ""
-        print(f"\r{line:<{len(self._last)}}", end=end, file=self._out, flush=True)
-        self._last = line
+    return built(folder_of(name, args.curricula), args)
 
 
 # --- Looking ----------------------------------------------------------------------------------------------------
@@ -201,6 +130,11 @@ def _show(args: argparse.Namespace, context: Context) -> int:
     parts = [pairs(figures)]
     for key in ("counts", "groups", "sources", "dropped"):
         parts.append(f"\n{key}: {_said(card.get(key))}")
+    whole = card.get("kept_whole")
+    told = whole.items() if isinstance(whole, dict) else ()
+    parts += [f"\nkept whole in one split, of {source}: {_said(units)}" for source, units in told]
+    uneven = card.get("uneven")
+    parts += [f"\nuneven: {one}" for one in (uneven if isinstance(uneven, list) else ())]
     sources: Mapping[str, Mapping[str, object]] = card.get("diversity") or {}  # type: ignore[assignment]
     names = [one.name for one in fields(Diversity)]
     rows = [(source, *(figures_of.get(name) for name in names)) for source, figures_of in sources.items()]

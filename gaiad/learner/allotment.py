@@ -5,13 +5,14 @@ Draws no random number: every order comes from hashes of the seed and the conten
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gaiad.learner.example import Example, sha_of
 from gaiad.learner.likeness import near_pairs, request_of, shingles
-from gaiad.learner.shares import Share
+from gaiad.learner.shares import Share, dealt
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -57,58 +58,107 @@ def shuffled(examples: Iterable[Example], seed: int) -> list[Example]:
     return sorted(examples, key=lambda one: sha_of([seed, one.group, one.key(), one.answer]))
 
 
-def clusters(examples: Sequence[Example], threshold: float) -> list[list[Example]]:
-    """Join what shares a group or is nearly alike; clusters stand in the order of their first example."""
-    parent = list(range(len(examples)))
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Examples that stand in one split, whichever that is, and the source and stratum that they count as.
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
+    A `large` one holds a whole (a document, say), so that a few of them may be all there are.
+    """
 
-    # Of whatever source: what one source makes of a template, another may ask about.
-    first_of_group: dict[str, int] = {}
-    for position, example in enumerate(examples):
-        parent[root(position)] = root(first_of_group.setdefault(example.group, position))
-    for here, there, _ in near_pairs(examples, threshold):
-        parent[root(here)] = root(there)
-    joined: dict[int, list[Example]] = defaultdict(list)
-    for position, example in enumerate(examples):
-        joined[root(position)].append(example)
-    return list(joined.values())
+    source: str
+    stratum: str
+    examples: Sequence[Example]
+    large: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many examples there are in it."""
+        return len(self.examples)
+
+    def given_to(self, split: str) -> list[Example]:
+        """The examples that a split can take: of what no exam can mark, held-out takes none."""
+        return [one for one in self.examples if split != "heldout" or one.expected]
+
+    def gives(self, source: str, split: str) -> int:
+        """How many examples of a source a split can take."""
+        return sum(one.source == source for one in self.given_to(split))
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether an exam could ask something of it."""
+        return any(one.expected for one in self.examples)
 
 
 def allotted(
-    found: Sequence[Sequence[Example]], wanted: Mapping[str, Share], seed: int
+    found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int, optional: Collection[str] = ()
 ) -> dict[str, dict[str, list[Example]]]:
     """Choose each split's examples of each source: split -> source -> examples.
 
-    A cluster counts as its first example's source and stratum. A stratum gives each split about its share of examples;
-    every one keeps a cluster in train, and gives one to held-out where it has two.
+    What an `optional` source has too little of in a split, since its examples go where their clusters go, the others
+    make up for. A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives
+    one to held-out where it has two.
     """
-    pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
-    strata: dict[tuple[str, str], list[Sequence[Example]]] = defaultdict(list)
+    placed: dict[str, list[Cluster]] = {name: [] for name in SPLITS}
+    strata: dict[tuple[str, str], list[Cluster]] = defaultdict(list)
+    available: Counter[str] = Counter()
     for cluster in found:
-        strata[cluster[0].source, cluster[0].stratum].append(cluster)
+        strata[cluster.source, cluster.stratum].append(cluster)
+        available[cluster.source] += cluster.size
     owed: dict[str, _Owed] = defaultdict(_Owed)
     for (source, stratum), inner in strata.items():
         share = wanted.get(source)
         if share is None:
             continue
-        order = sorted(inner, key=lambda cluster: sha_of([seed, stratum, cluster[0].group]))
-        for name, part in _divided(order, share, owed[source]).items():
-            for cluster in part:
-                for example in cluster:
-                    if name != "heldout" or example.expected:
-                        pools[name][example.source].append(example)
+        order = sorted(inner, key=lambda cluster: sha_of([seed, stratum, cluster.examples[0].group]))
+        for name, part in _divided(order, share, owed[source], available[source]).items():
+            placed[name] += part
+    _mend(placed, wanted, seed)
+    pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
+    for name, part in placed.items():
+        for cluster in part:
+            for example in cluster.given_to(name):
+                pools[name][example.source].append(example)
     return {
         name: {
-            source: fair_choice(shuffled(pools[name].get(source, ()), seed), getattr(share, name))
-            for source, share in wanted.items()
+            source: fair_choice(shuffled(pools[name].get(source, ()), seed), count)
+            for source, count in _made_up(
+                {source: getattr(share, name) for source, share in wanted.items()}, pools[name], optional
+            ).items()
         }
         for name in SPLITS
     }
+
+
+def _made_up(
+    wanted: Mapping[str, int], pool: Mapping[str, Sequence[Example]], optional: Collection[str]
+) -> dict[str, int]:
+    """How many each source gives, once those that need not give so much have given what they have."""
+    room = {source: len(pool.get(source, ())) - count for source, count in wanted.items()}
+    short = {source: max(0, -room[source]) for source in wanted if source in optional}
+    able = {source: count for source, count in wanted.items() if source not in optional}
+    more = dealt(sum(short.values()), able, room)
+    return {source: count - short.get(source, 0) + more.get(source, 0) for source, count in wanted.items()}
+
+
+def _mend(placed: Mapping[str, list[Cluster]], wanted: Mapping[str, Share], seed: int) -> None:
+    """Move large clusters out of train to where a source is short, as long as none becomes short in train.
+
+    A cluster is divided as its first example's source; what others have in it is only seen afterwards.
+    """
+    in_train = Counter(one.source for cluster in placed["train"] for one in cluster.examples)
+    for name in ("heldout", "validation"):
+        for source, share in wanted.items():
+            given = sum(cluster.gives(source, name) for cluster in placed[name])
+            spare = [cluster for cluster in placed["train"] if cluster.large and cluster.gives(source, name)]
+            for cluster in sorted(spare, key=lambda one: sha_of([seed, name, one.examples[0].group])):
+                mine = Counter(one.source for one in cluster.examples)
+                if given >= getattr(share, name):
+                    break
+                if all(other not in wanted or in_train[other] - mine[other] >= wanted[other].train for other in mine):
+                    placed["train"][:] = [one for one in placed["train"] if one is not cluster]
+                    placed[name].append(cluster)
+                    in_train -= mine
+                    given += cluster.gives(source, name)
 
 
 @dataclass(slots=True)
@@ -118,32 +168,52 @@ class _Owed:
     to: dict[str, float] = field(default_factory=lambda: {"heldout": 0.0, "validation": 0.0})
 
 
-def _divided(order: Sequence[Sequence[Example]], share: Share, owed: _Owed) -> dict[str, list[Sequence[Example]]]:
-    """Divide one stratum's clusters; what a split got too much or too little of is made up by the next strata."""
+def _divided(order: Sequence[Cluster], share: Share, owed: _Owed, available: int) -> dict[str, list[Cluster]]:
+    """Divide one stratum's clusters; what a split got too much or too little of is made up by the next strata.
+
+    `available` is how many examples the source has in all strata.
+    """
     left = list(order)
-    size = sum(map(len, order))
+    size = sum(cluster.size for cluster in order)
     whole = share.train + share.validation + share.heldout
-    parts: dict[str, list[Sequence[Example]]] = {}
+    parts: dict[str, list[Cluster]] = {}
     for name, least in (("heldout", 1), ("validation", 0)):
         count = getattr(share, name)
         due = owed.to[name] + size * count / max(1, whole)
         # An exam asks nothing that it cannot mark.
-        fit = [cluster for cluster in left if name != "heldout" or any(one.expected for one in cluster)]
+        fit = [cluster for cluster in left if name != "heldout" or cluster.is_marked]
         taken = _taken(fit, due, least if count else 0, spare=len(left) - len(fit))
+        if any(cluster.large for cluster in fit):
+            # What is over can be left out, but what is short leaves the split short.
+            _filled_up(taken, fit, math.ceil(due * whole / max(whole, available)))
         parts[name] = taken
         left = [cluster for cluster in left if not any(cluster is one for one in taken)]
-        owed.to[name] = due - sum(map(len, taken))
+        owed.to[name] = due - sum(cluster.size for cluster in taken)
     return {**parts, "train": left}
 
 
-def _taken(fit: Sequence[Sequence[Example]], due: float, least: int, *, spare: int) -> list[Sequence[Example]]:
+def _taken(fit: Sequence[Cluster], due: float, least: int, *, spare: int) -> list[Cluster]:
     """The clusters that together come nearest to `due` examples; one is left over, `spare` others counted."""
-    taken: list[Sequence[Example]] = []
+    taken: list[Cluster] = []
     most, count = len(fit) + min(spare, 1) - 1, 0
     for cluster in fit:
-        if len(taken) < most and count + len(cluster) / 2 <= due:
+        if len(taken) < most and count + cluster.size / 2 <= due:
             taken.append(cluster)
-            count += len(cluster)
+            count += cluster.size
     if not taken and least and most > 0:
-        return [min(fit, key=len)]
+        return [min(fit, key=_size)]
     return taken
+
+
+def _filled_up(taken: list[Cluster], fit: Sequence[Cluster], needed: int) -> None:
+    """Add clusters until there are `needed` examples: the smallest that suffices, else the largest."""
+    while (missing := needed - sum(cluster.size for cluster in taken)) > 0:
+        rest = [cluster for cluster in fit if not any(cluster is one for one in taken)]
+        if len(rest) < 2:
+            return
+        enough = [cluster for cluster in rest if cluster.size >= missing]
+        taken.append(min(enough, key=_size) if enough else max(rest, key=_size))
+
+
+def _size(cluster: Cluster) -> int:
+    return cluster.size

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from gaiad.curriculum import Json
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, request_of
 from gaiad.learner.diversity import by_source
+from gaiad.learner.evenness import doubts
 
 _SAMPLES, _LONGEST = 3, 2000
 _BINS = 12
 
 
 def described(dataset: Dataset, tokens: Sequence[int] = ()) -> dict[str, Json]:
-    """What the card says beyond counts: diversity by source, lengths in characters, and samples of each source.
+    """What the card says beyond counts: what is uneven, diversity by source, lengths in characters, and samples.
 
     `tokens` are the examples' lengths in tokens, none where nobody measured them.
     """
     everything = (*dataset.train, *dataset.validation, *dataset.heldout)
     return {
         "token_lengths": "measured with the base model's template" if tokens else "lengths not measured in tokens",
+        "uneven": list(doubts(dataset.train, cast("dict[str, Json]", dataset.card.get("shares", {})))),
         "diversity": {name: figures.to_json() for name, figures in by_source(dataset.train).items()},
         "lengths": {
             "request": histogram(len(request_of(one)) for one in everything),

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from gaiad.curriculum import Curriculum, Json
 from gaiad.errors import DatasetError
-from gaiad.learner.allotment import allotted, clusters, fair_choice, first_of, shuffled, without_near
+from gaiad.learner.allotment import fair_choice, first_of, shuffled, without_near
 from gaiad.learner.example import EXCHANGE_ORIGIN, Example, Message, canonical, sha_of
-from gaiad.learner.likeness import REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
+from gaiad.learner.likeness import REPEATED, REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
 from gaiad.learner.shares import Share, shares
+from gaiad.learner.wholes import divided
 
 __all__ = [
     "EXCHANGE_ORIGIN",
@@ -34,6 +35,7 @@ __all__ = [
     "jaccard",
     "leaks",
     "masked",
+    "others_exams_in",
     "request_of",
     "shingles",
 ]
@@ -69,6 +71,16 @@ def check_no_leaks(dataset: Dataset, threshold: float) -> None:
             )
 
 
+def others_exams_in(dataset: Dataset, others: Mapping[str, Dataset]) -> tuple[Leak, ...]:
+    """The requests of `dataset` to learn from that the exam of one of the `others` asks, exactly or nearly."""
+    learnt = (*dataset.train, *dataset.validation)
+    return tuple(
+        replace(leak, second_origin=f"{name}: {leak.second_origin}")
+        for name, other in sorted(others.items())
+        for leak in leaks(learnt, other.heldout, REPEATED)
+    )
+
+
 # --- Building ---------------------------------------------------------------------------------------------------
 
 
@@ -81,7 +93,8 @@ def build_dataset(
     """Make the dataset: drop repetitions, split whole clusters, add exchanges to train, check for leaks.
 
     `own_catalogues` are the tool catalogues that the runtime itself shows; where none are named, the commonest counts.
-    A cluster holds everything that shares a group or is nearly alike, so augmented forms of a template never part.
+    What shares a group or is nearly alike never parts, so neither do augmented forms of a template; larger wholes
+    (documents, sets of contrasts) are kept where each split can still be filled.
     Where two sources repeat each other, what the earlier one gives stays.
 
     Raises:
@@ -94,7 +107,8 @@ def build_dataset(
     dropped["nearly repeated request"] = len(distinct) - len(apart)
     available = Counter(one.source for one in apart)
     wanted = shares(curriculum, available, {one.source for one in apart if one.expected})
-    parts = allotted(clusters(apart, split.near_duplicate), wanted, curriculum.seed)
+    optional = {one.name for one in curriculum.sources if one.optional}
+    parts, units = divided(apart, wanted, split.near_duplicate, curriculum.seed, optional)
     _check_sizes(curriculum, parts, wanted, available)
     weights = {one.name: one.weight for one in curriculum.sources}
     chosen = {name: shuffled(_weighted(part, weights), curriculum.seed) for name, part in parts.items()}
@@ -106,6 +120,7 @@ def build_dataset(
     train = shuffled([*_without_contradicted(chosen["train"], kept, split.repeat, dropped), *kept], curriculum.seed)
     splits = {"train": train, "validation": _without_pairs(validation), "heldout": _without_pairs(chosen["heldout"])}
     dataset = _with_card(curriculum, splits, wanted, dropped)
+    dataset = replace(dataset, card={**dataset.card, "kept_whole": units.told(parts)})
     check_no_leaks(dataset, split.near_duplicate)
     _check_catalogues(curriculum, dataset, own_catalogues)
     return dataset
@@ -122,6 +137,13 @@ def _without_pairs(examples: Iterable[Example]) -> list[Example]:
     return [replace(one, rejected=None) for one in examples]
 
 
+_TOO_FEW = {
+    "train": "for train are there",
+    "validation": "for validation are there",
+    "heldout": "for held-out have an expected answer",
+}
+
+
 def _check_sizes(
     curriculum: Curriculum,
     parts: Mapping[str, Mapping[str, Sequence[Example]]],
@@ -129,7 +151,10 @@ def _check_sizes(
     available: Mapping[str, int],
 ) -> None:
     problems = []
+    optional = {one.name for one in curriculum.sources if one.optional}
     for source, share in wanted.items():
+        if source in optional:
+            continue
         short = [
             f"{len(parts[name][source])} of {getattr(share, name)} for {name}"
             for name in parts
@@ -137,9 +162,11 @@ def _check_sizes(
         ]
         if short:
             problems.append(f"source {source!r} gives {', '.join(short)} ({available[source]} distinct ones in all)")
-    heldout = sum(len(part) for part in parts["heldout"].values())
-    if heldout < curriculum.split.heldout and not problems:
-        problems.append(f"{heldout} of {curriculum.split.heldout} for held-out have an expected answer")
+    # What optional sources left open must have been made up for.
+    for name, told in _TOO_FEW.items():
+        given, whole = sum(map(len, parts[name].values())), getattr(curriculum.split, name)
+        if given < whole and not problems:
+            problems.append(f"{given} of {whole} {told}")
     if problems:
         raise DatasetError(
             f"the sources of {curriculum.adapter} give too few distinct examples: {'; '.join(problems)}",

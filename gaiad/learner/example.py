@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from gaiad.curriculum import Json
@@ -31,7 +31,9 @@ class Example:
     """One request with its right answer last.
 
     `group` is never divided between splits; what precedes its last "/" is the stratum that the splits share fairly.
-    `origin` says where it came from, `expected` what an exam compares with.
+    `origin` says where it came from, `expected` what an exam compares with. `kin` names the larger wholes that it is a
+    part of, the largest first and each as a group is named: a document, a section, a set of contrasts. The splits keep
+    them whole where they can; no file holds them.
     """
 
     messages: tuple[Message, ...]
@@ -43,6 +45,7 @@ class Example:
     expected: Mapping[str, Json] | None = None
     rejected: str | None = None
     weight: float = 1.0
+    kin: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def answer(self) -> str:
@@ -52,7 +55,7 @@ class Example:
     @property
     def stratum(self) -> str:
         """What the example is about, as far as fair shares go."""
-        return self.group.rpartition("/")[0] or self.group
+        return kind_of(self.group)
 
     def key(self) -> str:
         """A short stable id of the request (16 hex digits); two examples with the same messages share it."""
@@ -97,6 +100,11 @@ class Example:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"not an example: {error!r}", hint="rebuild the dataset") from error
+
+
+def kind_of(name: str) -> str:
+    """What kind of thing a group's or a whole's name is one of: all before its last "/"."""
+    return name.rpartition("/")[0] or name
 
 
 def _text(value: Json) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from gaiad.learner.guards import Guards
 from gaiad.learner.history import History
 from gaiad.learner.lookout import Lookout
 from gaiad.learner.ports import Gpu, ServingEngine
-from gaiad.learner.runner import TRAINER
+from gaiad.learner.runner import PROGRAMS, Programs
 from gaiad.learner.slots import Slots
 from gaiad.learner.steps import Steps
 from gaiad.registry import Registry
@@ -74,7 +73,7 @@ class LearnerLoop:
         cycles: Cycles,
         conversations: Conversations,
         max_rank: int,
-        trainer: Sequence[str] = TRAINER,
+        programs: Programs = PROGRAMS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         learning = config.learning
@@ -88,7 +87,7 @@ class LearnerLoop:
             cycles=cycles,
             conversations=conversations,
             max_rank=max_rank,
-            trainer=trainer,
+            programs=programs,
         )
         self._slots = Slots(engine, gpu, registry, set_aside=self._set_aside, patience_s=UNLOAD_PATIENCE_S)
         self._lookout = Lookout(learning, gpu, self._steps, cycles, up_since=clock())
@@ -333,7 +332,7 @@ class LearnerLoop:
             return await self._steps.perform(attempt, command)
         except GaiadError as error:
             # Only a trainer that broke says something about what it was to learn from.
-            return cycle.Failed(str(error), of_data=isinstance(error, TrainingError))
+            return cycle.Failed(str(error), of_data=isinstance(error, TrainingError) and error.of_data)
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in a step must end in serving, and be told
             # Where, and not what: what a bug says may hold what somebody said.
             kind, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
@@ -380,7 +379,7 @@ class LearnerLoop:
         attempt.ended = now
         verdict, adapter = attempt.verdict, attempt.order.adapter
         assert verdict is not None
-        await asyncio.to_thread(shutil.rmtree, attempt.staging, True)
+        await asyncio.to_thread(self._steps.clear, attempt)
         log.info("cycle_ended", cycle=attempt.id, verdict=verdict.value, reason=attempt.reason)
         if verdict in (Verdict.FAILED, Verdict.CANCELLED):
             self._lookout.note_failure(adapter, attempt.reason, now)

@@ -18,11 +18,14 @@ _WINDOW_STEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class TokenExample:
-    """One example as tokens: the request as the engine will see it, and the answer that is to be learnt."""
+    """One example as tokens: the request as the engine will see it, the answer that is to be learnt, and perhaps one
+    that is to be kept off (`rejected`).
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     weight: float = 1.0
+    rejected: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -78,6 +81,34 @@ def plan_rows(
             rows[place].append(group)
             left[place] -= group.size
     return tuple(_row(examples, row) for row in rows)
+
+
+def plan_pairs(
+    pairs: Sequence[TokenExample], *, max_row_tokens: int
+) -> tuple[tuple[Row, tuple[TokenExample, ...]], ...]:
+    """Lay both answers of each pair behind their one request, never divided between rows.
+
+    Returns rows with the pairs in them, in the order of their targets: a pair's right answer, then its rejected one.
+    """
+    sides = [side for pair in pairs for side in (pair, rejected_side(pair))]
+    rows: list[list[_Group]] = []
+    left: list[int] = []
+    for place, pair in enumerate(pairs):
+        prefix = len(pair.prompt) - 1
+        size = len(pair) + 1 + len(pair.rejected)
+        row = next((index for index, room in enumerate(left) if room >= size), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            left.append(max_row_tokens)
+        rows[row].append(_Group((2 * place, 2 * place + 1), prefix, size))
+        left[row] -= size
+    return tuple((_row(sides, groups), tuple(pairs[group.members[0] // 2] for group in groups)) for groups in rows)
+
+
+def rejected_side(pair: TokenExample) -> TokenExample:
+    """The pair's request with the answer that is to be kept off."""
+    return TokenExample(pair.prompt, pair.rejected, pair.weight)
 
 
 def single_rows(examples: Sequence[TokenExample]) -> tuple[Row, ...]:

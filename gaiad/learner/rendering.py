@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import transformers
 from jinja2 import TemplateError
 
 from gaiad.errors import TrainingError
-from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, catalogue_of
+from gaiad.learner.dataset import EXCHANGE_ORIGIN, Example, Message, catalogue_of
 from gaiad.learner.packing import TokenExample
 
 Tokenizer: TypeAlias = Any
@@ -51,8 +51,9 @@ def read_examples(path: str) -> list[Example]:
         raise TrainingError(f"the split {path} cannot be read: {error}", hint="freeze the dataset again") from error
 
 
-def usable(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -> Rendered:
-    """Render a split, leaving out exchanges that the template refuses or that are too long.
+def usable(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int, *, pairs: bool = False) -> Rendered:
+    """Render a split, with rejected answers where `pairs`, leaving out exchanges that the template refuses, that are
+    too long or whose answer is empty.
 
     Raises:
         TrainingError: an example of the curriculum itself is such a one.
@@ -62,7 +63,7 @@ def usable(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -
     left_out: list[str] = []
     for example in examples:
         try:
-            tokens.append(tokenised(example, tokenizer, max_tokens))
+            tokens.append(tokenised(example, tokenizer, max_tokens, pairs=pairs))
         except TrainingError:
             if not example.origin.startswith(EXCHANGE_ORIGIN):
                 raise
@@ -72,8 +73,23 @@ def usable(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int) -
     return Rendered(tuple(tokens), tuple(catalogues), tuple(left_out))
 
 
-def tokenised(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExample:
+def tokenised(example: Example, tokenizer: Tokenizer, max_tokens: int, *, pairs: bool = False) -> TokenExample:
     """Render one example by the serving chat template. Nothing is ever cut: what is too long is refused by name."""
+    tokens = _tokens(example, tokenizer, max_tokens)
+    if not pairs or example.rejected is None:
+        return tokens
+    spoken = Message("assistant", example.rejected)
+    other = replace(example, messages=(*example.messages[:-1], spoken), rejected=None)
+    return replace(tokens, rejected=_tokens(other, tokenizer, max_tokens).answer)
+
+
+def _tokens(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExample:
+    if not example.answer.strip():
+        raise TrainingError(f"the answer of {example.origin} is empty", hint="give each example an answer to learn")
+    if not example.weight > 0:
+        raise TrainingError(
+            f"the weight of {example.origin} is {example.weight:g}: it would teach nothing", hint="give it one above 0"
+        )
     prompt, whole = _rendered(example, tokenizer)
     if not whole.startswith(prompt):
         raise TrainingError(
@@ -105,3 +121,8 @@ def _rendered(example: Example, tokenizer: Tokenizer) -> tuple[str, str]:
         raise TrainingError(
             f"the chat template refuses {example.origin}: {error}", hint="write it with roles that the template knows"
         ) from error
+
+
+def prompt_text(example: Example, tokenizer: Tokenizer) -> str:
+    """The prompt of an example as the chat template renders it."""
+    return _rendered(example, tokenizer)[0]

@@ -24,6 +24,7 @@ from gaiad.errors import AdapterError, DatasetError, EngineError, Refuse, Traini
 from gaiad.gpu.identity import base_identity
 from gaiad.learner import artifacts, cycle, gate
 from gaiad.learner.attempt import Attempt, ExamProgress, Order
+from gaiad.learner.comparison import Comparison
 from gaiad.learner.cycle import Command, Kind
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.examiner import KeptReports, exam_key, examine
@@ -31,7 +32,7 @@ from gaiad.learner.exams.kinds import exam_kind
 from gaiad.learner.exams.score import ExamReport, Item
 from gaiad.learner.ports import Gpu, Hold, ServingEngine
 from gaiad.learner.protocol import Job, Progress, Result
-from gaiad.learner.runner import TRAINER, Run
+from gaiad.learner.runner import PROGRAMS, Programs, Run
 from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.exchanges import CorrectedExchange, shaping_fields
 from gaiad.learner.sources.material import signature
@@ -44,6 +45,9 @@ MAKE_WAY_S = 5.0
 """How long an exam question waits for users' requests at most, so that an exam comes to its end."""
 
 BASE = "base"
+
+CHECKPOINTS = "checkpoints"
+"""Where a run's checkpoints lie, inside its dataset's folder: what is erased there takes them along."""
 
 
 class Steps:
@@ -59,7 +63,7 @@ class Steps:
         cycles: Cycles,
         conversations: Conversations,
         max_rank: int,
-        trainer: Sequence[str] = TRAINER,
+        programs: Programs = PROGRAMS,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -69,7 +73,8 @@ class Steps:
         self._conversations = conversations
         self._python = config.learning.python or sys.executable
         self._max_rank = max_rank
-        self._trainer = trainer
+        self._trainer = programs.trainer
+        self._comparison = Comparison(config=config, engine=engine, python=self._python, program=programs.measurer)
         self._kept = KeptReports(config.runs_dir / "exams")
         self._shapes: dict[str, tuple[str, ...]] = {}
 
@@ -82,12 +87,16 @@ class Steps:
                 return await self._acquire(attempt)
             case Command.TRAIN:
                 return await self._train(attempt)
+            case Command.MEASURE:
+                return await self._comparison.measure(attempt)
             case Command.RELEASE:
                 return await self._release(attempt)
             case Command.PUBLISH:
                 return await self._publish(attempt)
             case Command.LOAD:
                 return await self._load(attempt)
+            case Command.COMPARE:
+                return await self._comparison.compare(attempt)
             case Command.EXAMINE:
                 return await self._examine(attempt)
             case Command.UNLOAD:
@@ -103,6 +112,13 @@ class Steps:
             (self._config.adapters_dir, f"*/{artifacts.PUBLISHING}*"),
         ):
             for folder in root.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self, attempt: Attempt) -> None:
+        """Remove what a cycle at its end needs no more (blocking): what was staged; checkpoints once it has learned."""
+        shutil.rmtree(attempt.staging, ignore_errors=True)
+        if attempt.has_learned:
+            for folder in self._config.datasets_dir.glob(f"*/{CHECKPOINTS}/{attempt.order.adapter}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def refusal(self, order: Order) -> Refuse | None:
@@ -161,7 +177,9 @@ class Steps:
     def material(self) -> str:
         """A digest of what the curricula's and the owner's files look like from outside (blocking)."""
         learning = self._config.learning
-        return signature((str(self.curricula()), *learning.documents, *learning.registries))
+        # Not what is being added to a file that nobody reads yet.
+        made = sorted(map(str, self._config.self_made_dir.rglob("*.jsonl")))
+        return signature((str(self.curricula()), *learning.documents, *learning.registries, *made))
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected or approved of at the curriculum's stages and let be learned from."""
@@ -184,6 +202,8 @@ class Steps:
             corrections,
             documents=[Path(one) for one in learning.documents],
             registries=learning.registries,
+            self_made=self._config.self_made_dir,
+            base=self._engine.served_name or "",
         )
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 
@@ -256,6 +276,8 @@ class Steps:
             training=curriculum.training,
             threads=self._config.learning.threads,
             device=self._config.engine.device,
+            checkpoint_dir=str(folder / CHECKPOINTS / curriculum.adapter),
+            checkpoint_every_s=self._config.learning.checkpoint_every_s,
         )
 
     async def _release(self, attempt: Attempt) -> cycle.Event:
@@ -329,6 +351,13 @@ class Steps:
                 "validation_loss": result.validation_loss,
                 "quantisation": result.quantisation,
                 "packages": dict(result.packages),
+                "digests": dict(result.digests),
+                "device": result.device_name or result.device,
+                "wall_s": result.wall_s,
+                "step_s": result.step_s,
+                "peak_memory_bytes": result.peak_memory_bytes,
+                "resumed_from": result.resumed_from,
+                "notes": list(result.notes),
             }
         return lineage
 
@@ -417,10 +446,11 @@ async def _heard_out(attempt: Attempt, run: Run, hold: Hold) -> cycle.Event:
     if isinstance(ending, Result):
         attempt.result = ending
         return cycle.Trained()
+    later = "so the run was ended (the next cycle goes on from its checkpoint)"
     if hold.lost.is_set():
-        return cycle.Failed("the engine failed during the run, so the run was ended (the next cycle starts anew)")
+        return cycle.Failed(f"the engine failed during the run, {later}")
     if hold.preempt.is_set():
-        return cycle.Failed("a user request came first, so the run was ended (the next cycle starts anew)")
+        return cycle.Failed(f"a user request came first, {later}")
     raise ending
 
 

@@ -17,7 +17,8 @@ from tests.fakes.tiny_base import make_tiny_base
 
 torch = pytest.importorskip("torch")
 
-from gaiad.learner import train  # noqa: E402
+from gaiad.learner import base as bases  # noqa: E402
+from gaiad.learner import losses, train  # noqa: E402
 
 JOB = Job(
     base_model="",
@@ -32,9 +33,9 @@ JOB = Job(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3)
-    base, _ = train.load_base(dataclasses.replace(JOB, base_model=str(folder)), "cpu")
-    assert train.layout_for(base) == "prefix_shared"
-    model = train.add_lora(base.float(), JOB)
+    base = bases.load_base(str(folder), "cpu", quantisation="bf16")
+    assert bases.layout_for(str(folder)) == "prefix_shared"
+    model = bases.add_lora(base.float(), JOB.lora)
     torch.manual_seed(5)
     for name, parameter in model.named_parameters():
         # A fresh LoRA's B is zero, which would hide errors in the gradient of A.
@@ -56,13 +57,13 @@ def examples() -> list[TokenExample]:
     return [*shared, alone, twice]
 
 
-def loss_and_gradients(model: Any, layout: train.Layout) -> tuple[float, dict[str, Any]]:
+def loss_and_gradients(model: Any, layout: losses.Layout) -> tuple[float, dict[str, Any]]:
     model.zero_grad(set_to_none=True)
-    laid_out = train.batches(examples(), layout, "cpu", 400)
-    divisor = train.weight_of(laid_out)
+    laid_out = losses.batches(examples(), layout, "cpu", 400)
+    divisor = losses.weight_of(laid_out)
     total = 0.0
     for batch in laid_out:
-        loss = train.loss_sum(model, batch) / divisor
+        loss = losses.loss_sum(model, batch) / divisor
         torch.autograd.backward(loss)
         total += float(loss.detach())
     return total, {
@@ -82,7 +83,7 @@ def test_shared_prefixes_give_the_loss_and_gradients_of_the_plain_way(model: Any
 
 def test_shared_prefixes_are_computed_once(model: Any) -> None:
     sizes = {
-        layout: sum(batch.input_ids.numel() for batch in train.batches(examples(), layout, "cpu", 400))
+        layout: sum(batch.input_ids.numel() for batch in losses.batches(examples(), layout, "cpu", 400))
         for layout in ("padded", "prefix_shared")
     }
     assert sizes["prefix_shared"] < sizes["padded"] / 2
@@ -92,19 +93,19 @@ def test_the_plain_loss_is_that_of_transformers_itself(model: Any) -> None:
     (example,) = examples()[:1]
     labels = torch.tensor([[-100] * len(example.prompt) + list(example.answer)])
     expected = float(model(input_ids=torch.tensor([example.tokens]), labels=labels).loss.detach())
-    (batch,) = train.batches([example], "padded", "cpu", 400)
-    assert float(train.loss_sum(model, batch).detach()) / len(example.answer) == pytest.approx(expected, abs=1e-5)
+    (batch,) = losses.batches([example], "padded", "cpu", 400)
+    assert float(losses.loss_sum(model, batch).detach()) / len(example.answer) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_backward_that_silently_gives_nothing_is_a_failure(model: Any) -> None:
     model.zero_grad(set_to_none=True)
     with pytest.raises(TrainingError, match="no gradient"):
-        train.check_gradients(model)
+        bases.check_gradients(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     with pytest.raises(TrainingError, match="no gradient"):
-        train.check_gradients(model)
+        bases.check_gradients(model)
 
 
 def test_the_rate_warms_up_and_then_falls_without_a_wasted_step() -> None:

@@ -5,7 +5,9 @@ Decides which held-out examples become items, and whether an answer holds what a
 - `{"label": text}`: the answer is that text and nothing else;
 - `{"fields": {name: value}}`: the answer is one JSON object with these values;
 - `{"lines": {NAME: value}}`: the answer has these labelled lines, `NAME: value`;
-- `{"contains": [text, ...], "lacks": [text, ...]}`: these occur in the answer, and those do not.
+- `{"contains": [text, ...], "lacks": [text, ...]}`: these occur in the answer, and those do not; a list of texts in
+  place of one asks for any of them;
+- `{"most_words": number}`: the answer has no more words than that.
 
 Case counts in fields only. Asks no engine.
 """
@@ -20,7 +22,7 @@ from gaiad.errors import DatasetError
 from gaiad.learner.dataset import Example, fair_choice
 from gaiad.learner.exams.score import Item, ItemScore, fits, normalised, parsed_object, same
 
-_FORMS = ("label", "fields", "lines", "contains", "lacks")
+_FORMS = ("label", "fields", "lines", "contains", "lacks", "most_words")
 
 
 def items(heldout: Sequence[Example], exam: ExamSpec) -> tuple[Item, ...]:
@@ -82,7 +84,14 @@ def _same_lines(wanted: Json, answer: str) -> bool:
 
 
 def _contains(wanted: Json, answer: str) -> bool:
-    return isinstance(wanted, list) and all(_plain(str(one)) in _plain(answer) for one in wanted)
+    given = _plain(answer)
+    return isinstance(wanted, list) and all(
+        any(_plain(str(text)) in given for text in (one if isinstance(one, list) else [one])) for one in wanted
+    )
+
+
+def _most_words(wanted: Json, answer: str) -> bool:
+    return isinstance(wanted, int) and len(answer.split()) <= wanted
 
 
 def _lacks(wanted: Json, answer: str) -> bool:
@@ -100,4 +109,5 @@ _CHECKS = {
     "lines": _same_lines,
     "contains": _contains,
     "lacks": _lacks,
+    "most_words": _most_words,
 }

@@ -47,7 +47,8 @@ _TURNS = {STEPS: 2, TABLE: 2}
 class Question:
     """One question, the passages that it is asked about as they are written, and its answer with the place of it.
 
-    `passage` is where what it is asked about begins; questions that share it belong together.
+    `passage` is where what it is asked about begins; questions that share it belong together. `section` is where the
+    heading of the part that holds it begins.
     """
 
     kind: str
@@ -56,14 +57,19 @@ class Question:
     answer: str
     span: Span
     passage: int
+    section: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the kinds ask with: the text, the passage, the next passage under another heading, a seeded draw."""
+    """What the kinds ask with: the text, the passage, the next passage under another heading, a seeded draw.
+
+    `section` is where the part of the document that the passage stands in begins.
+    """
 
     text: str
     passage: Passage
+    section: int
     other: Passage | None
     draw: random.Random
 
@@ -73,7 +79,8 @@ class _Asked:
     def said(self, kind: str, span: Span, *, reference: str = "", answer: str = "", **words: str) -> Question:
         frame = self.draw.choice(FRAMES[kind])
         shown = reference or _shown(self.text, self.passage)
-        return Question(kind, frame.format(**words), shown, answer or self.quote(span), span, self.passage.whole.start)
+        place = self.passage.whole.start
+        return Question(kind, frame.format(**words), shown, answer or self.quote(span), span, place, self.section)
 
 
 _Ask: TypeAlias = Callable[[_Asked], "Question | None"]
@@ -85,6 +92,7 @@ def questions(text: str, *, seed: str, longest: int, most: int, kinds: Sequence[
     `longest` is the length of what is shown with a question, in characters.
     """
     found = passages(text, longest // 2)
+    sections = _sections(found)
     had: Counter[str] = Counter()
     asked: list[Question] = []
     taken: set[int] = set()
@@ -99,7 +107,9 @@ def questions(text: str, *, seed: str, longest: int, most: int, kinds: Sequence[
         places: set[Span] = set()
         for turn in range(_TURNS.get(passage.shape, 1)):
             draw = random.Random(f"{seed}/{passage.whole.start}/{turn}")
-            candidates = [one for one in _candidates(_Asked(text, passage, other, draw)) if one.kind in kinds]
+            candidates = [
+                one for one in _candidates(_Asked(text, passage, sections[at], other, draw)) if one.kind in kinds
+            ]
             chosen = min(candidates, key=lambda one: had[one.kind], default=None)
             if chosen is None or chosen.span in places:
                 continue
@@ -109,6 +119,16 @@ def questions(text: str, *, seed: str, longest: int, most: int, kinds: Sequence[
             if chosen.kind == "section" and other_at is not None:
                 taken.add(other_at)
     return tuple(_spread(asked, most))
+
+
+def _sections(found: Sequence[Passage]) -> list[int]:
+    """Where each passage's part of the document begins: the parts below its only title, or else below the outermost
+    headings.
+    """
+    titles = {passage.headings[0] for passage in found if passage.headings}
+    depth = 1 if len(titles) == 1 else 0
+    below = [passage.headings[: depth + 1] for passage in found]
+    return [headings[-1].start if headings else 0 for headings in below]
 
 
 def _under_another_heading(found: Sequence[Passage], at: int) -> int | None:

@@ -78,6 +78,7 @@ def _example(one: Formed, source: SourceSpec, group: str, origin: str) -> Exampl
         schema=one.schema,
         expected=one.expected,
         rejected=one.rejected,
+        kin=(f"contrast set/{one.contrast}",) if one.contrast else (),
     )
 
 

@@ -28,7 +28,10 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True)
 class Formed:
-    """One request with its answer, what an exam expects of it, and the answer that would be wrong."""
+    """One request with its answer, what an exam expects of it, and the answer that would be wrong.
+
+    `contrast` names the set of those that say the same on different grounds, empty where it stands alone.
+    """
 
     key: str
     place: str
@@ -37,6 +40,7 @@ class Formed:
     expected: Mapping[str, Json]
     rejected: str | None = None
     schema: Mapping[str, Json] | None = None
+    contrast: str = ""
 
 
 Stratum = Callable[[], Iterator[Formed]]
@@ -106,7 +110,8 @@ class Answers:
             expected: dict[str, Json] = {"lines": {"BASIS": basis, "CONFIDENCE": confidence}}
             draw = random.Random(f"{self._seed}/basis/{basis}/{one.name}")
             messages = self._asked("basis", f"EVIDENCE: {given}\nQUESTION: {one.question}", draw)
-            yield Formed(one.name, f"grounds/basis/{one.name}/{basis}", messages, answer, expected, rejected)
+            place, contrast = f"grounds/basis/{one.name}/{basis}", f"basis/{one.name}"
+            yield Formed(one.name, place, messages, answer, expected, rejected, contrast=contrast)
 
     def _wording(self, verdict: str) -> Iterator[Formed]:
         for number, one in enumerate(_shuffled(self._material.wordings, f"{self._seed}/wording/{verdict}")):
@@ -115,11 +120,17 @@ class Answers:
             answer = f"PHRASING: {verdict}\nBETTER: {better or kept}"
             other = one.hedged if sentence == one.sure else one.sure
             wrong = "overclaims" if sentence == one.sure else "underclaims"
-            rejected = f"PHRASING: fits\nBETTER: {kept}" if better else f"PHRASING: {wrong}\nBETTER: {other}"
+            rejected = f"PHRASING: {wrong}\nBETTER: {other}"
+            if better:
+                # Taken for fitting, or for wrong in the other direction.
+                opposite = "underclaims" if verdict == "overclaims" else "overclaims"
+                taken_for = ("fits", kept) if number % 2 else (opposite, sentence)
+                rejected = f"PHRASING: {taken_for[0]}\nBETTER: {taken_for[1]}"
             draw = random.Random(f"{self._seed}/wording/{verdict}/{one.name}")
             messages = self._asked("wording", f"GROUND: {ground}\nSENTENCE: {sentence}", draw)
             place = f"grounds/wording/{one.name}/{verdict}"
-            yield Formed(one.name, place, messages, answer, {"lines": {"PHRASING": verdict}}, rejected)
+            expected: dict[str, Json] = {"lines": {"PHRASING": verdict}}
+            yield Formed(one.name, place, messages, answer, expected, rejected, contrast=f"wording/{one.name}")
 
     def _asked(self, form: str, user: str, draw: random.Random) -> tuple[Message, ...]:
         return Message("system", draw.choice(self._words[f"systems.{form}"])), Message("user", user)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 
 from gaiad.curriculum import Json
@@ -139,7 +140,8 @@ class Reviews:
             draw = random.Random(f"{self._seed}/{name}/{one.name}")
             flaw = (one.category, one.concern) if flagged else None
             said = one.bad if flagged else one.good
-            yield self._audited(f"turn-{one.name}", f"turns/audits/{one.name}", _shown(one, said), flaw, draw)
+            audited = self._audited(f"turn-{one.name}", f"turns/audits/{one.name}", _shown(one, said), flaw, draw)
+            yield replace(audited, contrast=f"turn/{one.name}")
 
     def _composed(self, name: str, *, flagged: bool) -> Iterator[Formed]:
         topics = ("world", "invented", "document", "unknowable", "arithmetic", "silent")

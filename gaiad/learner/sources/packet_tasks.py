@@ -250,13 +250,13 @@ def lore(material: Material, seed: int) -> Iterator[Posed]:
         }
         expected: dict[str, Json] = {"STEP": step.name, "READS": lines["READS"], "WRITES": lines["WRITES"]}
         for at, ask in enumerate(step.asks):
-            group, place = f"lore/steps/{step.name}-{at}", f"pipeline/{step.name}"
+            group, place = f"lore/steps/{step.name}/{at}", f"pipeline/{step.name}"
             yield Posed(material.wordings.systems["step"], ask, labelled(lines), {"lines": expected}, group, place)
     for rule in material.rules:
         for at, ask in enumerate(rule.asks):
             answer = labelled({rule.name: rule.value, "WHY": rule.because})
             expects: dict[str, Json] = {"lines": {rule.name: rule.value}}
-            group, place = f"lore/rules/{rule.id}-{at}", f"pipeline/{rule.id}"
+            group, place = f"lore/rules/{rule.id}/{at}", f"pipeline/{rule.id}"
             yield Posed(material.wordings.systems["rule"], ask, answer, expects, group, place)
 
 

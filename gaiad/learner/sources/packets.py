@@ -6,6 +6,7 @@ Reads the files named in `packet_material.FILES` in the curriculum's folder. Opt
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,8 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
                 origin=f"{origin}#{one.place}",
                 stage=one.stage,
                 expected=one.expected,
+                # Of one scenario several parts ask something, each with a packet of its own.
+                kin=(f"scenario/{name}",) if (name := one.place.removeprefix("scenarios/")) != one.place else (),
             )
             for one in PARTS[part](read_material(ground.folder), curriculum.seed)
         )
@@ -71,7 +74,13 @@ def read_material(folder: Path) -> Material:
     Raises:
         CurriculumError: naming every file that is missing or contradicts itself.
     """
-    material = parse_material([material_text(folder / name) for name in FILES])
+    return _checked(tuple(material_text(folder / name) for name in FILES))
+
+
+# Eight sources of a curriculum read the same files.
+@functools.lru_cache(maxsize=1)
+def _checked(texts: tuple[str, ...]) -> Material:
+    material = parse_material(texts)
     problems = list(_disagreements(material))
     if problems:
         raise CurriculumError("; ".join(problems), hint="mend these places in the curriculum's folder")

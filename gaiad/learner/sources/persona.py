@@ -20,20 +20,25 @@ from gaiad.errors import CurriculumError
 ENGLISH = "en"
 _EVERY = "all"
 _PREFIX = re.compile(r"([a-z]{2}): ")
-_HISTORY_SHARE, _CARELESS_SHARE = 0.15, 0.15
+_HISTORY_SHARE, _CARELESS_SHARE, _DRESSED_SHARE = 0.15, 0.15, 0.5
 
 ByLanguage: TypeAlias = Mapping[str, tuple[str, ...]]
+Alternatives: TypeAlias = tuple[str, ...]
+"""Texts of which an answer must contain one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One thing that is said to the assistant, after the turns `before` it; `answers` are whole ones, or none."""
+    """One thing that is said to the assistant, after the turns `before` it; `answers` are whole ones, or none.
+
+    Of each of `contains` an answer holds one.
+    """
 
     language: str
     text: str
     before: tuple[str, ...]
     answers: tuple[str, ...]
-    contains: tuple[str, ...]
+    contains: tuple[Alternatives, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,17 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around: system texts, contexts of a question, small talk before it, wrong manners and their marks."""
+    """What stands around: system texts, contexts of a question, small talk before it, wrong manners and their marks.
+
+    No answer has more than `most_words`, where there is such a bound.
+    """
 
     systems: tuple[str, ...]
     contexts: tuple[str, ...]
     histories: tuple[tuple[str, ...], ...]
     manners: Mapping[str, tuple[Manner, ...]]
     marks: ByLanguage
+    most_words: int | None
 
     def marks_of(self, language: str) -> tuple[str, ...]:
         """What must not occur in an answer in this language."""
@@ -86,8 +95,9 @@ class Spoken:
     turns: tuple[str, ...]
     answer: str
     rejected: str
-    contains: tuple[str, ...]
+    contains: tuple[Alternatives, ...]
     lacks: tuple[str, ...]
+    most_words: int | None
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------
@@ -110,6 +120,7 @@ def parse_frame(text: str) -> Frame:
                 for language, manners in raw["styles"].items()
             },
             _by_language(raw["marks"]),
+            int(raw["most_words"]) if "most_words" in raw else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CurriculumError(f"voice.json cannot be read: {error!r}", hint="mend the place it names") from error
@@ -150,8 +161,12 @@ def _ask(given: object, contains: ByLanguage) -> Ask:
     language, text = _language_of(raw["ask"])
     before = tuple(_language_of(one)[1] for one in raw.get("before", []))
     answers = (str(raw["answer"]),) if "answer" in raw else ()
-    common = (*contains.get(_EVERY, ()), *contains.get(language, ()))
-    return Ask(language, text, before, answers, (*common, *raw.get("contains", ())))
+    common = (*contains.get(_EVERY, ()), *contains.get(language, ()), *raw.get("contains", ()))
+    return Ask(language, text, before, answers, tuple(map(_alternatives, common)))
+
+
+def _alternatives(given: object) -> Alternatives:
+    return (given,) if isinstance(given, str) else tuple(str(one) for one in cast("list[str]", given))
 
 
 def _language_of(text: str) -> tuple[str, str]:
@@ -170,6 +185,7 @@ def check(intents: Sequence[Intent], frame: Frame) -> None:
         CurriculumError: naming everything that contradicts itself.
     """
     problems = [problem for intent in intents for ask in intent.asks for problem in _problems(intent, ask, frame)]
+    problems += _untold(frame)
     names = [intent.name for intent in intents]
     problems += sorted({f"the intent {name} stands there twice" for name in names if names.count(name) > 1})
     if problems:
@@ -186,17 +202,26 @@ def _problems(intent: Intent, ask: Ask, frame: Frame) -> Iterator[str]:
     answers = list(_answers(intent, ask))
     if not answers:
         yield f"{where} has no answer"
-    marks = frame.marks_of(ask.language)
+    marks = [mark.casefold() for mark in frame.marks_of(ask.language)]
     for answer in answers:
         folded = answer.casefold()
-        missing = [one for one in ask.contains if one.casefold() not in folded]
-        found = [one for one in marks if one.casefold() in folded]
+        missing = [" or ".join(one) for one in ask.contains if not any(text.casefold() in folded for text in one)]
+        if frame.most_words is not None and len(answer.split()) > frame.most_words:
+            yield f"{where}: {answer!r} has more than {frame.most_words} words"
+        found = [mark for mark in marks if mark in folded]
         if missing or found:
             yield f"{where}: {answer!r} lacks {missing} or has the wrong voice's {found}"
-    for manner in frame.manners[ask.language]:
-        for opening, closing in itertools.product(manner.openings, manner.closings):
-            if not any(mark.casefold() in f"{opening} {closing}".casefold() for mark in marks):
-                yield f"wrong manner {opening!r}, {closing!r}: no mark tells it"
+
+
+def _untold(frame: Frame) -> Iterator[str]:
+    """The ways to sound wrong that no mark tells."""
+    for language, manners in frame.manners.items():
+        marks = [mark.casefold() for mark in frame.marks_of(language)]
+        for manner in manners:
+            for opening, closing in itertools.product(manner.openings, manner.closings):
+                text = f"{opening} {closing}".casefold()
+                if not any(mark in text for mark in marks):
+                    yield f"wrong manner {opening!r}, {closing!r}: no mark tells it"
 
 
 def _answers(intent: Intent, ask: Ask) -> Iterator[str]:
@@ -235,7 +260,9 @@ def _said(intent: Intent, ask: Ask, group: str, frame: Frame, draw: random.Rando
         text = f"{draw.choice(frame.contexts)} {text}"
     answer = draw.choice(ask.answers) if ask.answers else _joined([draw.choice(part) for part in intent.parts])
     manner = draw.choice(frame.manners[ask.language])
-    wrong = (draw.choice(manner.openings), draw.choice(intent.wrong[ask.language]), draw.choice(manner.closings))
+    # Half of the wrong ones say the right thing, so that the manner alone is what is wrong with them.
+    said = answer if draw.random() < _DRESSED_SHARE else draw.choice(intent.wrong[ask.language])
+    wrong = (draw.choice(manner.openings), said, draw.choice(manner.closings))
     return Spoken(
         intent.name,
         group,
@@ -245,6 +272,7 @@ def _said(intent: Intent, ask: Ask, group: str, frame: Frame, draw: random.Rando
         _joined(wrong),
         ask.contains,
         frame.marks_of(ask.language),
+        frame.most_words,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from gaiad.curriculum import SourceSpec
+from gaiad.curriculum import Json, SourceSpec
 from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Example, Message
 from gaiad.learner.sources.persona import Intent, Spoken, check, parse_frame, parse_intents, spoken
@@ -86,6 +86,13 @@ def _example(one: Spoken, source: SourceSpec, origin: str) -> Example:
         group=one.group,
         origin=f"{origin}#{one.group}",
         stage=STAGE,
-        expected={"contains": [*one.contains], "lacks": [*one.lacks]} if one.contains else {"lacks": [*one.lacks]},
+        expected=_expected(one),
         rejected=one.rejected,
     )
+
+
+def _expected(one: Spoken) -> dict[str, Json]:
+    """What an exam demands: something of what was asked for, nothing of the wrong voice, and no more than it takes."""
+    contains: list[Json] = [texts[0] if len(texts) == 1 else [*texts] for texts in one.contains]
+    demands: dict[str, Json] = {"contains": contains, "lacks": [*one.lacks], "most_words": one.most_words}
+    return {form: wanted for form, wanted in demands.items() if wanted}

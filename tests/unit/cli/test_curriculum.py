@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -46,9 +47,30 @@ def test_every_mistake_is_named_with_its_path(tmp_path: Path, capsys: pytest.Cap
 def test_an_unknown_kind_of_source_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
     spec = tmp_path / "json-architect" / "curriculum.json"
-    spec.write_text(spec.read_text().replace('"tool_registry"', '"rumour"'))
+    text = spec.read_text().replace('"tool_registry"', '"rumour"').replace('"rank": 16', '"rank": 0')
+    spec.write_text(text)
     assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
-    assert "rumour" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 mistakes" in out
+    assert "lora.rank" in out
+    assert "sources[0].kind: no kind 'rumour'" in out
+    assert "profiles.demo.sources[0].kind: no kind 'rumour'" in out
+
+
+def test_what_was_refused_of_an_owners_material_is_told_by_the_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "binary.md").write_bytes(b"a\0b")
+    for at in range(25):
+        (folder / f"empty{at:02d}.md").touch()
+    words = ["build", "gaia-voice", *SMALL, "--documents", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    out = capsys.readouterr().out
+    assert "gaia-voice: refused: document:mine/binary.md: binary" in out
+    assert out.count("gaia-voice: refused: document:") == 20
+    assert "gaia-voice: refused: 6 more" in out
 
 
 def test_a_built_dataset_is_shown_sampled_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +107,28 @@ def test_nothing_to_build_and_nothing_to_show_are_said(tmp_path: Path, capsys: p
     assert "tool_registry" in capsys.readouterr().err
 
 
+def test_where_documents_are_too_few_to_be_kept_whole_the_build_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gaia-voice"
+    shutil.copytree(shipped_curricula() / "gaia-voice", folder)
+    for document in sorted((folder / "documents").iterdir())[2:]:
+        document.unlink()
+    text = (folder / "curriculum.json").read_text().replace('"kinds": ["gap", "recite"], "per_document": 12', "")
+    (folder / "curriculum.json").write_text(text)
+    words = ["build", "gaia-voice", *SMALL, "--curricula", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    assert (
+        "documents: what keeps to one split is the section, as there are too few documents" in capsys.readouterr().out
+    )
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path / "file" / "in")]) == FAILED
+    assert f"cannot write the dataset below {tmp_path / 'file' / 'in'}" in capsys.readouterr().err
+
+
 def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,3 +158,58 @@ def test_an_earlier_spec_is_imported_once_with_what_is_lost_told(
     assert main(["curriculum", "import", str(spec)]) == DONE
     assert "assumed, as it does not say:" in capsys.readouterr().out
     assert main(["curriculum", "import", str(tmp_path / "gone.json")]) == FAILED
+
+
+def test_what_is_asked_in_the_exam_of_another_adapter_fails_the_build_of_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("json-architect", "twin"):
+        shutil.copytree(shipped_curricula() / "json-architect", tmp_path / name)
+    spec = tmp_path / "twin" / "curriculum.json"
+    # Another seed divides otherwise, so that each learns what the other one asks.
+    spec.write_text(spec.read_text().replace('"json-architect"', '"twin"').replace('"seed": 20261', '"seed": 7'))
+    words = ["--curricula", str(tmp_path), "--out", str(tmp_path / "out"), *SMALL]
+    assert main(["curriculum", "build", "--all", *words]) == FAILED
+    told = capsys.readouterr()
+    assert "asked in another adapter's exam: json-architect: " in told.err
+    assert " is 1.00 like twin: " in told.err
+    assert "twin" in told.out
+    assert main(["curriculum", "build", "twin", *words]) == DONE
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_build_shows_each_source_and_step_on_a_terminal_and_nothing_beside_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path)]
+    seen = {}
+    for form in ([], ["--json"]):
+        screen = _Screen()
+        monkeypatch.setattr("sys.stderr", screen)
+        assert main([*words, *form]) == DONE
+        seen[bool(form)] = screen.getvalue()
+    lines = [line.rstrip() for line in seen[False].split("\r") if line]
+    assert [line.partition("gaia-voice: ")[2] for line in lines if "gaia-voice" in line] == [
+        "reading voice",
+        "reading documents",
+        "dividing",
+        "measuring",
+    ]
+    shares = [line.count("#") for line in lines]
+    assert shares == sorted(shares)
+    assert lines[-1].endswith("1/1 done")
+    assert max(map(len, lines)) < 80
+    assert seen[True] == ""
+
+
+def test_what_is_uneven_is_told_beside_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curriculum", "build", "epistemic-guard", *SMALL, "--out", str(tmp_path)]) == DONE
+    assert "epistemic-guard: uneven: replay: of 5 examples" in capsys.readouterr().out
+    assert main(["curriculum", "show", "epistemic-guard", *SMALL]) == DONE
+    shown = capsys.readouterr().out
+    assert "uneven: replay: of 5 examples" in shown
+    assert "kept whole in one split, of replay: unit template" in shown

@@ -232,6 +232,22 @@ def test_what_is_not_there_is_refused_and_a_file_alone_is_read(curriculum: Curri
     assert {one.origin.partition("#")[0] for one in found.examples} == {"document:charter.txt"}
 
 
+def test_a_name_that_is_no_utf_8_is_written_out(curriculum: Curriculum, tmp_path: Path) -> None:
+    for name, content in ((b"\xdcbersicht.md", page(1, 3_000).encode()), (b"\xe4.md", b"a\0b")):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(content)
+    found = read(curriculum, tmp_path)
+    assert {one.origin.partition("#")[0] for one in found.examples} == {f"document:{tmp_path.name}/\\udcdcbersicht.md"}
+    assert [one.origin for one in found.refused] == [f"document:{tmp_path.name}/\\udce4.md"]
+
+
+def test_a_folder_without_markdown_is_refused_by_name(curriculum: Curriculum, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "list.txt").write_text("Milk is a drink that comes from cows.", "utf-8")
+    found = read(curriculum, tmp_path / "notes", folder=FOLDER)
+    assert [(one.origin, one.reason) for one in found.refused] == [("document:notes", "no Markdown in it")]
+    assert found.examples
+
+
 def test_two_folders_of_one_name_are_told_apart(curriculum: Curriculum, tmp_path: Path) -> None:
     for number, parent in enumerate(("one", "two")):
         (tmp_path / parent / "docs").mkdir(parents=True)

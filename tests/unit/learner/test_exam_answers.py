@@ -37,6 +37,12 @@ def example(number: int, answer: str, expected: dict[str, Json] | None, stage: s
         ({"contains": ["GAIA"], "lacks": ["language model"]}, "I am gaia.", True),
         ({"contains": ["GAIA"], "lacks": ["language model"]}, "I am GAIA, a language  model.", False),
         ({"contains": ["GAIA"], "lacks": ["language model"]}, "", False),
+        ({"contains": ["GAIA", ["tea", "coffee"]]}, "GAIA would take Coffee.", True),
+        ({"contains": ["GAIA", ["tea", "coffee"]]}, "GAIA would take water.", False),
+        ({"contains": ["GAIA", ["tea", "coffee"]]}, "Tea, please.", False),
+        ({"contains": [[]]}, "Tea, please.", False),
+        ({"most_words": 3}, "Three words only.", True),
+        ({"most_words": 3}, "These are four words.", False),
     ],
 )
 def test_an_answer_holds_what_is_expected_or_it_does_not(expected: dict[str, Json], answer: str, right: bool) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -51,6 +52,17 @@ def test_every_message_survives_the_line(message: Message) -> None:
 def test_a_field_of_this_release_is_not_sent_where_it_says_nothing_new() -> None:
     results = [message for message in MESSAGES if isinstance(message, Result)]
     assert ["left_out" in encode(result) for result in results] == [False, True]
+
+
+def test_progress_of_which_nothing_more_is_known_reads_as_it_always_did() -> None:
+    plain = Progress(1, 10, 2.5, None, 300, 100.0, 3.0)
+    assert json.loads(encode(plain)).keys() == {
+        *("type", "step", "total_steps", "loss", "validation_loss", "tokens", "tokens_per_s", "elapsed_s"),
+    }
+    known = dataclasses.replace(
+        plain, memory_bytes=5, flops_per_s=1e12, peak_share=0.4, learning_rate=1e-4, resumed_from=0
+    )
+    assert parse_line(encode(known)) == known
 
 
 def test_a_job_survives_the_line() -> None:

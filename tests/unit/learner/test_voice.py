@@ -1,11 +1,12 @@
 """Claims about the shipped gaia-voice material: real variety, answers in one voice, wrong ones that can be told."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 
@@ -83,8 +84,11 @@ def test_every_example_is_short_enough(built: Built) -> None:
 def test_every_heldout_answer_passes_its_own_exam(built: Built) -> None:
     curriculum, dataset = built
     assert len(items(dataset.heldout, curriculum.exam)) == curriculum.exam.items
-    # An item without a certain fact is passed by anything but the wrong voice, so there must be few of them.
-    assert sum("contains" not in (one.expected or {}) for one in dataset.heldout) <= 0.25 * len(dataset.heldout)
+    # An item that only forbids would be passed by anything but the wrong voice, even by an answer to something else.
+    assert [one.origin for one in dataset.heldout if not (one.expected or {}).get("contains")] == []
+    for one in dataset.heldout:
+        for wanted in cast("list[Json]", (one.expected or {})["contains"]):
+            assert any(text.strip() for text in (wanted if isinstance(wanted, list) else [wanted]))  # type: ignore[union-attr]
 
 
 def test_every_wrong_voice_fails_the_exam_that_the_right_one_passes() -> None:
@@ -93,6 +97,25 @@ def test_every_wrong_voice_fails_the_exam_that_the_right_one_passes() -> None:
         assert one.rejected is not None
         assert holds(one.expected, one.answer)
         assert not holds(one.expected, one.rejected)
+
+
+def test_a_plain_answer_to_something_else_fails_and_so_does_the_right_one_at_length() -> None:
+    """What only forbids the wrong voice marks nothing; the voice takes up what was said, and is short."""
+    aside = "That depends, and somebody who knows the place would be the one to tell."
+    passed = [one.group for one in said() if holds(one.expected or {}, aside)]
+    assert passed == []
+    padding = " So much for that, and a good deal more could be said in the same breath." * 5
+    for one in said():
+        assert not holds(one.expected or {}, one.answer + padding)
+
+
+def test_wrong_voices_vary_and_half_of_them_say_the_right_thing() -> None:
+    rejected = [one.rejected or "" for one in said()]
+    assert len(set(rejected)) >= 0.98 * len(rejected)
+    sentences = Counter(sentence for text in rejected for sentence in re.split(r"(?<=[.!?]) ", text))
+    assert sentences.most_common(1)[0][1] <= 0.05 * len(rejected)
+    dressed = sum(one.answer in (one.rejected or "") for one in said())
+    assert 0.4 <= dressed / len(rejected) <= 0.6
 
 
 def test_pairs_stand_in_train_only(built: Built) -> None:
@@ -157,6 +180,8 @@ FRAME: dict[str, Any] = {
         ({"asked": [{"ask": "Who?", "answer": "GAIA.", "before": ["Hm?"]}]}, {}, "unanswered turn"),
         ({}, {"styles": {"en": [{"open": ["Hello!"], "close": [""]}]}}, "no mark tells it"),
         ({"asked": ["Who?"], "answers": [["GAIA.", "Nobody."]], "contains": {"all": ["GAIA"]}}, {}, "'Nobody.' lacks"),
+        ({"asked": [["Who?", "GAIA.", [["gold", "silver"]]]]}, {}, "lacks .'gold or silver'"),
+        ({"asked": [["Who?", "GAIA, and nobody else."]]}, {"most_words": 3}, "more than 3 words"),
     ],
 )
 def test_material_that_contradicts_itself_is_named(intent: dict[str, Any], frame: dict[str, Any], named: str) -> None:

@@ -1,0 +1,112 @@
+"""The frozen base model with the adapter's trainable weights on it, as the training child uses it.
+
+Loads and attaches; it trains nothing and chooses no quantisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+from gaiad.curriculum import LoraSpec, TrainingSpec
+from gaiad.errors import TrainingError
+from gaiad.learner.losses import Layout
+
+Model: TypeAlias = Any
+hub: Any = transformers  # its own types say less than this
+
+_SHARES_PREFIXES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+def load_base(folder: str, device: str, *, quantisation: str) -> Model:
+    """Load the frozen base from `folder` on `device`, quantised as said (`nf4` or `bf16`)."""
+    options: dict[str, Any] = {}
+    if quantisation == "nf4":
+        options["quantization_config"] = hub.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    base = hub.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.bfloat16,
+        device_map={"": 0 if device == "cuda" else "cpu"},
+        attn_implementation="sdpa",
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
+    )
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    for module in base.modules():
+        # bitsandbytes would repack weights for inference in the first validation; later backwards then silently give
+        # no gradient through the base. The recipe's `check_gradients` holds it to this.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return base
+
+
+def add_lora(base: Model, lora: LoraSpec) -> Model:
+    """Put the trainable LoRA on the base."""
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        names = ", ".join(lora.target_modules)
+        raise TrainingError(f"no LoRA fits {names} of this base: {error}", hint="see lora.target_modules") from error
+
+
+def layout_for(folder: str) -> Layout:
+    """Say whether this architecture can share prefixes: plain full attention that takes our mask as it is."""
+    config = hub.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kinds = getattr(config, "layer_types", None)
+    full = set(kinds) == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)
+    return "prefix_shared" if full and config.model_type in _SHARES_PREFIXES else "padded"
+
+
+def trained_weights(model: Model) -> dict[str, torch.nn.Parameter]:
+    """The weights that are learnt, by name, in the model's order."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def optimiser_for(model: Model, lora: LoraSpec, spec: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW over the adapter, the B matrices with their own learning rate where the spec says LoRA+."""
+    sides: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, weight in trained_weights(model).items():
+        sides["lora_B" in name and lora.plus_ratio != 1.0].append(weight)
+    groups = [
+        {"params": weights, "lr": rate, "full_rate": rate}
+        for weights, rate in (
+            (sides[False], spec.learning_rate),
+            (sides[True], spec.learning_rate * lora.plus_ratio),
+        )
+        if weights
+    ]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+def adapter_state(model: Model) -> dict[str, torch.Tensor]:
+    """The adapter's weights as they are served: in bf16, under PEFT's names, on the CPU."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in state.items()}
+
+
+def check_gradients(model: Model) -> None:
+    """Refuse to go on where backward silently gave the lowest adapted layers nothing."""
+    adapted = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+    gradients = [weight.grad for weight in adapted[: max(1, len(adapted) // 8)]]
+    if not any(gradient is not None and bool(gradient.abs().max() > 0) for gradient in gradients):
+        raise TrainingError("no gradient reaches the lowest layers", hint="train with quantisation = bf16 instead")

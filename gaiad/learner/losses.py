@@ -1,0 +1,192 @@
+"""From tokens to losses: how examples lie in tensors, and what the network's outputs for them cost.
+
+Only completions are learnt: the loss, and the vocabulary's projection before it, are computed at columns that predict a
+token of an answer. Chooses no examples and updates no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from gaiad.curriculum import TrainingSpec
+from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
+
+Layout: TypeAlias = Literal["prefix_shared", "padded"]
+Model: TypeAlias = Any
+
+ROW_TOKENS = {"cpu": 1024, "cuda": 2048}
+"""How many tokens a row has at least room for, by device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one forward pass; target i is predicted by the hidden state at (`rows[i]`, `columns[i]`).
+
+    `sides` is there where the batch holds pairs: target i belongs to side `sides[i]` of them, where 2k is the right
+    answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    sides: torch.Tensor | None = None
+    pair_weights: torch.Tensor | None = None
+
+    @property
+    def learnt(self) -> torch.Tensor:
+        """What each target counts as something to be learnt: a rejected answer's count nothing."""
+        return self.weights if self.sides is None else self.weights * (self.sides % 2 == 0)
+
+
+def batches(
+    examples: Sequence[TokenExample], layout: Layout, device: str, max_tokens: int, row_tokens: int | None = None
+) -> list[Batch]:
+    """Lay examples out for the network: sharing prefixes, or plainly, sorted by length and padded.
+
+    A row has room for `row_tokens` (None: what suits the device), and always for the longest example.
+    """
+    room = max(row_tokens or ROW_TOKENS[device], max_tokens)
+    plain = [one for one in examples if not one.rejected]
+    pairs = [one for one in examples if one.rejected]
+    if layout == "prefix_shared":
+        laid_out = [batch_of([row], device, shared=True) for row in plan_rows(plain, max_row_tokens=room)]
+        rows = plan_pairs(pairs, max_row_tokens=room)
+        return laid_out + [batch_of([row], device, shared=True, pairs=inside) for row, inside in rows]
+    return _padded(plain, device, room) + _padded_pairs(pairs, device, room)
+
+
+def _padded(examples: Sequence[TokenExample], device: str, room: int) -> list[Batch]:
+    rows = single_rows(sorted(examples, key=len, reverse=True))
+    laid_out: list[Batch] = []
+    while rows:
+        count = max(1, room // len(rows[0].tokens))
+        laid_out.append(batch_of(rows[:count], device, shared=False))
+        rows = rows[count:]
+    return laid_out
+
+
+def _padded_pairs(pairs: Sequence[TokenExample], device: str, room: int) -> list[Batch]:
+    def longest(pair: TokenExample) -> int:
+        return len(pair.prompt) + max(len(pair.answer), len(pair.rejected))
+
+    left = sorted(pairs, key=longest, reverse=True)
+    laid_out: list[Batch] = []
+    while left:
+        inside = tuple(left[: max(1, room // (2 * longest(left[0])))])
+        rows = single_rows([side for pair in inside for side in (pair, rejected_side(pair))])
+        laid_out.append(batch_of(rows, device, shared=False, pairs=inside))
+        left = left[len(inside) :]
+    return laid_out
+
+
+def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[TokenExample] = ()) -> Batch:
+    """Put rows into tensors, padded on the right; only `shared` rows need a mask of their own (else: causal).
+
+    `pairs` are those in the rows, in the order of their targets.
+    """
+
+    def padded(parts: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+        longest = max(len(part) for part in parts)
+        return torch.tensor([[*part, *[filler] * (longest - len(part))] for part in parts], device=device)
+
+    groups = padded([row.groups for row in rows], -1)
+    mask = groups >= 0
+    if shared:
+        branches = padded([row.branches for row in rows], 0)
+        order = torch.arange(groups.shape[1], device=device)
+        same_group = groups[:, :, None] == groups[:, None, :]
+        visible_branch = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
+        mask = ((order[:, None] >= order[None, :]) & same_group & visible_branch)[:, None]
+    targets = [(place, target) for place, row in enumerate(rows) for target in row.targets]
+    sides = [
+        side
+        for place, pair in enumerate(pairs)
+        for side in [*[2 * place] * len(pair.answer), *[2 * place + 1] * len(pair.rejected)]
+    ]
+    return Batch(
+        input_ids=padded([row.tokens for row in rows], 0),
+        attention_mask=mask,
+        position_ids=padded([row.positions for row in rows], 0),
+        rows=torch.tensor([place for place, _ in targets], device=device),
+        columns=torch.tensor([target.column for _, target in targets], device=device),
+        targets=torch.tensor([target.token for _, target in targets], device=device),
+        weights=torch.tensor([target.weight for _, target in targets], device=device),
+        sides=torch.tensor(sides, device=device) if pairs else None,
+        pair_weights=torch.tensor([pair.weight for pair in pairs], device=device) if pairs else None,
+    )
+
+
+def token_losses(model: Model, batch: Batch) -> torch.Tensor:
+    """Each target's cross-entropy in nats; only columns that predict one go through the vocabulary."""
+    columns = torch.unique(batch.columns)
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=columns,
+    ).logits
+    chosen = logits[batch.rows, torch.searchsorted(columns, batch.columns)]
+    return torch.nn.functional.cross_entropy(chosen.float(), batch.targets, reduction="none")
+
+
+def loss_sum(model: Model, batch: Batch) -> torch.Tensor:
+    """Weighted sum of the right answers' token losses."""
+    return (token_losses(model, batch) * batch.learnt).sum()
+
+
+def losses_of(model: Model, batch: Batch, spec: TrainingSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sums over a batch: of the right answers' token losses, and of the pairs' preference losses."""
+    losses = token_losses(model, batch)
+    preference = torch.zeros((), device=losses.device)
+    if batch.sides is not None and batch.pair_weights is not None and spec.preference != "none":
+        preference = (_preference_losses(model, batch, batch.sides, losses, spec) * batch.pair_weights).sum()
+    return (losses * batch.learnt).sum(), preference
+
+
+def _preference_losses(
+    model: Model, batch: Batch, sides: torch.Tensor, losses: torch.Tensor, spec: TrainingSpec
+) -> torch.Tensor:
+    count = 2 * int(sides.max().item() // 2 + 1)
+
+    def by_side(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(count, device=values.device).index_add(0, sides, values)
+
+    likely = -by_side(losses)
+    if spec.preference == "simpo":
+        mean = likely / by_side(torch.ones_like(losses))
+        margin = spec.preference_beta * (mean[0::2] - mean[1::2]) - spec.preference_margin
+    else:
+        with torch.no_grad(), model.disable_adapter():
+            reference = -by_side(token_losses(model, batch))
+        gain = likely - reference
+        margin = spec.preference_beta * (gain[0::2] - gain[1::2])
+    return -torch.nn.functional.logsigmoid(margin)
+
+
+def weight_of(laid_out: Sequence[Batch]) -> float:
+    """What a mean over these batches' answer tokens divides by."""
+    return sum(float(batch.learnt.sum()) for batch in laid_out) or 1.0
+
+
+def pairs_of(laid_out: Sequence[Batch]) -> float:
+    """What a mean over these batches' pairs divides by."""
+    return sum(float(batch.pair_weights.sum()) for batch in laid_out if batch.pair_weights is not None) or 1.0
+
+
+def validate(model: Model, laid_out: Sequence[Batch]) -> float | None:
+    """Mean loss of the validation split, or None where there is none."""
+    if not laid_out:
+        return None
+    model.eval()
+    with torch.no_grad():
+        total = sum(float(loss_sum(model, batch)) for batch in laid_out)
+    model.train()
+    return total / weight_of(laid_out)
