@@ -83,10 +83,11 @@ def pin(match: re.Match[str]) -> Span | None:
     # 1. Directly behind its name, or behind a verb or a colon. 2. A year needs those, but behind PIN itself.
     said = _GIVES.search(before)
     year = re.fullmatch(r"(?:19|20)\d\d", match["v"])
-    called = (
-        (_PINS.search(before) or _is_door(before)) if said else not year and (_NEXT.search(before) or _is_place(before))
-    )
-    called = called or (year and _PIN_NEXT.search(before))
+    if said:
+        called = bool(_PINS.search(before)) or _is_door(before)
+    else:
+        called = not year and (bool(_NEXT.search(before)) or _is_place(before))
+    called = called or bool(year and _PIN_NEXT.search(before))
     counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
     return (start, end) if called and not counts else None
 
@@ -147,8 +148,8 @@ def pair(match: re.Match[str]) -> Span | None:
     """What stands behind a name or an address as its password does."""
     start, end = match.span("v")
     value = match.string[start:end].rstrip(".,;:)")
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
-    fits = fits and not is_code(value)
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not is_code(value)
+    fits = fits and re.search(r"[^\W\d]", value) is not None
     in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
     return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
 

@@ -58,15 +58,15 @@ class KnownWords:
     def told_of(self, text: str) -> tuple[list[str], set[str]]:
         """Words of a text, all but short ones of letters that hold nothing; and what of the sought they hold."""
         others = [word for part in _parts(text) for word in filterfalse(self._plain.__contains__, part.split())]
-        there, new = set[str](), list[str]()
+        there, new = set[str](), set[str]()
         for word in others:
             held = self._held.get(word)
             if held is not None:
                 there.update(held)
             elif self._of_numbers or not word.strip(_AROUND).isdigit():
-                new.append(word)
+                new.add(word)
         if new:
-            there.update(self._learnt(new))
+            there.update(self._learnt(list(new)))
         return others, there
 
     def _learnt(self, words: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ class KnownWords:
         if len(self._plain) + len(self._held) + len(words) > _REMEMBERED:
             self._plain, self._held = set(), {}
         # What is new is learnt a little at a time, so that no text waits for it long.
-        for word in words[:_LEARNT]:
+        for word in words[: max(_LEARNT, len(words) // 4)]:
             if _WITHOUT_DIGITS.fullmatch(word):
                 low = word.lower()
                 held = tuple([piece for piece in there if piece in low])
