@@ -37,10 +37,9 @@ from gaiad.errors import GaiadError, Refuse, TrainingError
 from gaiad.learner import base as bases
 from gaiad.learner import device as devices
 from gaiad.learner import losses, memory, train
-from gaiad.learner.base_shape import BaseShape, base_shape
+from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.checkpoint import Shelf
 from gaiad.learner.flops import Work, share_of_peak, training_flops
-from gaiad.learner.lying import choices
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
 
@@ -139,18 +138,11 @@ def write_base(folder: Path, shape: BaseShape, device: str, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-def planned(
-    folder: Path, steps: Sequence[Sequence[TokenExample]], quantisation: str, device: str, cap_gib: float
-) -> memory.Plan:
-    """The plan that the trainer would make for this base, or the reason why there is none."""
-    shape = base_shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    if isinstance(shape, Refuse):
-        raise TrainingError(shape.reason, hint=shape.hint)
-    machine = devices.machine(device, round(cap_gib * GIB))
-    plan = memory.choose(shape, LORA, quantisation, choices(steps, memory.ROOMS, shared=True), machine)
-    if isinstance(plan, Refuse):
-        raise TrainingError(plan.reason, hint=plan.hint)
-    return plan
+def epoch(size: Size) -> list[list[TokenExample]]:
+    """The steps that see every example once."""
+    examples, kinds = synthetic(size, seed=7)
+    order = plan_steps(kinds, batch=size.spec.effective_batch, steps=size.spec.max_steps, seed=size.spec.seed)
+    return [[examples[index] for index in chosen] for chosen in order]
 
 
 def loaded(folder: Path, spec: TrainingSpec, plan: memory.Plan, device: str, shelf: Path) -> train.Run:
@@ -187,11 +179,11 @@ def one(run: train.Run, step: Sequence[TokenExample], plan: memory.Plan) -> Work
 
 def measured(folder: Path, size: Size, quantisation: str, device: str, limits: Limits) -> Row:
     """Load the base in one quantisation and learn from every example once."""
-    examples, kinds = synthetic(size, seed=7)
-    spec = dataclasses.replace(size.spec, quantisation=quantisation)
-    order = plan_steps(kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
-    steps = [[examples[index] for index in chosen] for chosen in order]
-    plan = planned(folder, steps, quantisation, device, limits.cap_gib)
+    spec, steps = dataclasses.replace(size.spec, quantisation=quantisation), epoch(size)
+    machine = devices.machine(device, round(limits.cap_gib * GIB))
+    plan = devices.planned(str(folder), LORA, quantisation, steps, machine, shared=True)
+    if isinstance(plan, Refuse):
+        raise TrainingError(plan.reason, hint=plan.hint)
     notes = [memory.said(plan)]
     devices.hold_to(plan, device)
     began = time.monotonic()

@@ -133,11 +133,14 @@ def _summary(rows: Sequence[_Row]) -> str:
 
 
 def _remarks(card: Card) -> Iterator[str]:
-    """What was left out of the owner's material, and what is uneven."""
+    """What was left out of the owner's material, what could not be kept whole, and what is uneven."""
     refused = card["refused"][:_SHOWN_REFUSALS]
     yield from (f"refused: {one['origin']}: {one['reason']}" for one in refused)
     if (more := card["refused_count"] - len(refused)) > 0:
         yield f"refused: {more} more"
+    for source, units in card["kept_whole"].items():
+        if "too_few" in units:
+            yield f"{source}: what keeps to one split is the {units['unit']}, as there are too few {units['too_few']}s"
     yield from (f"uneven: {one}" for one in card["uneven"])
 
 

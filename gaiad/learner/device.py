@@ -5,16 +5,21 @@ Measures and sets; what fits and what is chosen is `memory`. Part of the trainer
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse, TrainingError
+from gaiad.learner.base_shape import base_shape
 from gaiad.learner.flops import peak_of
-from gaiad.learner.memory import Kind, Machine, Plan, after_out_of_memory, share_of_device
+from gaiad.learner.lying import choices
+from gaiad.learner.memory import ROOMS, Kind, Machine, Plan, after_out_of_memory, choose, share_of_device
+from gaiad.learner.packing import TokenExample
 
 T = TypeVar("T")
 
@@ -37,6 +42,32 @@ def _available_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise TrainingError("/proc/meminfo does not say what memory is free", hint="train on Linux 3.14 or newer")
+
+
+def planned(
+    folder: str,
+    lora: LoraSpec,
+    quantisation: str,
+    steps: Sequence[Sequence[TokenExample]],
+    machine: Machine,
+    *,
+    shared: bool,
+) -> Plan | Refuse:
+    """Choose how a run over `steps` uses the machine, before its base in `folder` is loaded.
+
+    `shared` says whether examples may share prefixes. A base that nobody can count is refused as a value: then there is
+    no promise, and nothing to choose by.
+
+    Raises:
+        TrainingError: no way of running it fits, with what would.
+    """
+    shape = base_shape(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    if isinstance(shape, Refuse):
+        return shape
+    plan = choose(shape, lora, quantisation, choices(steps, ROOMS, shared=shared), machine)
+    if isinstance(plan, Refuse):
+        raise TrainingError(plan.reason, hint=plan.hint, of_data=False)
+    return plan
 
 
 def hold_to(plan: Plan, device: str) -> None:

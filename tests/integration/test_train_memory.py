@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gaiad.curriculum import ALL_LINEAR, LoraSpec
-from gaiad.errors import TrainingError
+from gaiad.errors import Refuse, TrainingError
 from gaiad.learner import memory
 from gaiad.learner.base_shape import BaseShape, base_shape
-from gaiad.learner.lying import choices, rows_of
+from gaiad.learner.lying import rows_of
 from gaiad.learner.packing import TokenExample
 from tests.fakes.tiny_base import make_tiny_base
 
@@ -105,15 +105,19 @@ def test_weights_and_adapter_are_counted_exactly(folder: Path, shape: BaseShape)
     assert sum(frozen.values()) == shape.weights
 
 
-def test_this_machine_has_a_plan_for_a_small_base(shape: BaseShape) -> None:
+def test_this_machine_has_a_plan_for_a_small_base_and_says_what_it_cannot_hold(folder: Path, tmp_path: Path) -> None:
     lora = LoraSpec(8, 16, 0.0, ALL_LINEAR)
     here = device.machine("cpu")
     assert 1 << 20 < here.free_bytes < 1 << 46
-    laid_out = choices([step()], memory.ROOMS, shared=True)
-    plan = memory.choose(shape, lora, "auto", laid_out, here)
+    plan = device.planned(str(folder), lora, "auto", [step()], here, shared=True)
     assert isinstance(plan, memory.Plan)
+    assert plan.estimate.needed_bytes < here.free_bytes
     device.hold_to(plan, "cpu")
-    assert memory.choose(shape, lora, "bf16", laid_out, device.machine("cpu", cap_bytes=1)) != plan
+    with pytest.raises(TrainingError, match="does not fit") as failure:
+        device.planned(str(folder), lora, "auto", [step()], device.machine("cpu", cap_bytes=1), shared=True)
+    assert not failure.value.of_data
+    (tmp_path / "config.json").write_text('{"model_type": "other"}')
+    assert isinstance(device.planned(str(tmp_path), lora, "auto", [step()], here, shared=True), Refuse)
 
 
 def test_the_peak_of_a_cpu_is_measured() -> None:

@@ -135,6 +135,23 @@ def gather(
     examples, refused, own_catalogues = _sourced(ground, steps)
     steps.begin("dividing")
     dropped: Counter[str] = Counter()
+    taken = _exchanged(curriculum, corrections, dropped)
+    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
+    counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
+    shown: list[Json] = [
+        {"origin": _writable(one.origin), "reason": _writable(one.reason)} for one in refused[:_SHOWN_REFUSALS]
+    ]
+    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
+    steps.begin("measuring")
+    everything = (*dataset.train, *dataset.validation, *dataset.heldout)
+    lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
+    return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
+
+
+def _exchanged(
+    curriculum: Curriculum, corrections: Sequence[CorrectedExchange], dropped: Counter[str]
+) -> list[Example]:
+    """What is learned from users' exchanges, as examples; `dropped` counts what is not, and why."""
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
     dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
@@ -143,14 +160,7 @@ def gather(
     most = int(curriculum.exchanges.max_share * curriculum.split.train)
     taken = chosen(usable, plain, curriculum.exchanges, most=most)
     dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
-    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
-    counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
-    shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
-    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
-    steps.begin("measuring")
-    everything = (*dataset.train, *dataset.validation, *dataset.heldout)
-    lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
-    return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
+    return taken
 
 
 def without_self_made(
@@ -176,6 +186,11 @@ class _Steps:
         if self._tell:
             self._tell(self._begun, self._total, what)
         self._begun += 1
+
+
+def _writable(text: str) -> str:
+    """The text with what no UTF-8 file can hold, as names of files may, in escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sourced(ground: Ground, steps: _Steps) -> tuple[list[Example], list[Refused], set[str]]:
@@ -228,14 +243,26 @@ def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counte
 
 
 def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
-    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there keeps its examples."""
+    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there keeps its examples.
+
+    Raises:
+        DatasetError: where nothing can be written there, or one that is there was changed since.
+    """
     target = datasets_dir / dataset.digest
-    if target.is_dir():
-        if load_frozen(target).card != dataset.card:
+    try:
+        if not target.is_dir():
+            _write_whole(dataset, target)
+        elif load_frozen(target).card != dataset.card:
             _replace_card(target, dataset.card)
-        return target
-    datasets_dir.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
+    except OSError as error:
+        hint = "make room, or name a folder of your own"
+        raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint=hint) from error
+    return target
+
+
+def _write_whole(dataset: Dataset, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=target.parent))
     try:
         for name, file in _FILES.items():
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
@@ -243,10 +270,9 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
         for name, text in _cards(dataset.card).items():
             _write(staging / name, text)
         staging.rename(target)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(staging, ignore_errors=True)
-        raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint="make room") from error
-    return target
+        raise
 
 
 def _cards(card: Mapping[str, Json]) -> dict[str, str]:

@@ -107,6 +107,28 @@ def test_nothing_to_build_and_nothing_to_show_are_said(tmp_path: Path, capsys: p
     assert "tool_registry" in capsys.readouterr().err
 
 
+def test_where_documents_are_too_few_to_be_kept_whole_the_build_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gaia-voice"
+    shutil.copytree(shipped_curricula() / "gaia-voice", folder)
+    for document in sorted((folder / "documents").iterdir())[2:]:
+        document.unlink()
+    text = (folder / "curriculum.json").read_text().replace('"kinds": ["gap", "recite"], "per_document": 12', "")
+    (folder / "curriculum.json").write_text(text)
+    words = ["build", "gaia-voice", *SMALL, "--curricula", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    assert (
+        "documents: what keeps to one split is the section, as there are too few documents" in capsys.readouterr().out
+    )
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path / "file" / "in")]) == FAILED
+    assert f"cannot write the dataset below {tmp_path / 'file' / 'in'}" in capsys.readouterr().err
+
+
 def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -232,6 +232,14 @@ def test_what_is_not_there_is_refused_and_a_file_alone_is_read(curriculum: Curri
     assert {one.origin.partition("#")[0] for one in found.examples} == {"document:charter.txt"}
 
 
+def test_a_name_that_is_no_utf_8_is_written_out(curriculum: Curriculum, tmp_path: Path) -> None:
+    for name, content in ((b"\xdcbersicht.md", page(1, 3_000).encode()), (b"\xe4.md", b"a\0b")):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(content)
+    found = read(curriculum, tmp_path)
+    assert {one.origin.partition("#")[0] for one in found.examples} == {f"document:{tmp_path.name}/\\udcdcbersicht.md"}
+    assert [one.origin for one in found.refused] == [f"document:{tmp_path.name}/\\udce4.md"]
+
+
 def test_a_folder_without_markdown_is_refused_by_name(curriculum: Curriculum, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "list.txt").write_text("Milk is a drink that comes from cows.", "utf-8")
