@@ -76,7 +76,7 @@ LAYERS: dict[int, str] = {
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.rendering learner.snapshot
-        learner.device learner.train
+        learner.device learner.train learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
