@@ -18,8 +18,9 @@ from gaiad.learner.cycle import CycleState, Kind, Phase, Verdict
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.exams.score import ExamReport
 from gaiad.learner.gate import Verdict as GateVerdict
+from gaiad.learner.parity import Parity
 from gaiad.learner.ports import Hold
-from gaiad.learner.protocol import Progress, Result
+from gaiad.learner.protocol import Progress, Reference, Result
 from gaiad.learner.sources.exchanges import CorrectedExchange
 
 
@@ -68,6 +69,8 @@ class Attempt:
     number: int = 0
     lineage: Mapping[str, object] = field(default_factory=dict)
     published: Published | None = None
+    reference: Reference | None = None
+    parity: Parity | None = None
     exam: ExamProgress | None = None
     exams: dict[str, ExamReport] = field(default_factory=dict)
     gate: GateVerdict | None = None
@@ -187,6 +190,7 @@ class Attempt:
             "loss": self.course.rows(),
             "pace": self.course.figures(),
             "training": dataclasses.asdict(self.result) if self.result else None,
+            "parity": self.parity and dataclasses.asdict(self.parity),
             "exams": {name: report.to_json() for name, report in self.exams.items()},
             "gate": self.gate
             and {
@@ -210,6 +214,7 @@ class Attempt:
             "reasons": list(self.gate.reasons) if self.gate else [],
             "passed": self.gate.passed if self.gate else None,
             "forced": self.forced,
+            "parity": self.parity and self.parity.reason,
             "scores": self.scores(),
         }
 

@@ -18,7 +18,7 @@ from gaiad.errors import Refuse
 from gaiad.learner.example import Example, Message, sha_of
 from gaiad.learner.exams.score import parsed_object
 from gaiad.learner.likeness import REQUEST_MARK, Requests, request_of, values_in
-from gaiad.learner.plain_text import ends_open, fault, language_of, scripts_of, sentence_starts, words_of
+from gaiad.learner.plain_text import LOOP, ends_open, fault, language_of, scripts_of, sentence_starts, words_of
 
 NOT_WHOLE = "it did not end by itself"
 SEVERAL_LINES = "it has several lines"
@@ -32,6 +32,8 @@ OTHER_TOOL = "it names another tool"
 OTHER_NAME = "it brings in a name"
 OTHER_SENSE = "it says no where the request does not, or the other way round"
 OTHER_LANGUAGE = "its language is another"
+AS_WHO_IS_ASKED = "it speaks as the one who is asked"
+FEW_WORDS_KEPT, MANY_WORDS_NEW = "it keeps too few of the request's words", "it brings in too many words"
 TOO_SHORT, TOO_LONG = "it is much shorter", "it is much longer"
 UNBALANCED = "a quotation or a bracket in it is left open"
 TOO_MUCH_ALIKE = "it is like a request that is known"
@@ -41,10 +43,17 @@ MOST_WORDS = 48
 _LEAST_RATIO, _MOST_RATIO, _SPARE_WORDS = 0.5, 2.0, 3
 _TOLD_SHINGLE = 4
 _FEWEST_WORDS, _PLAIN_WORD = 2, 4
+_LEAST_LETTERS, _STEM_LETTERS = 4, 5
+_FEWEST_OWN, _LEAST_SHARED, _MOST_NEW = 2, 0.5, 2
 
 _ABOUT_THE_TASK = re.compile(
     r"\b(?:re)?phras|paraphras|\breword|\brewrit|\bother words\b|\b(?:this|the|your) request\b|\brequest:|\boriginal\b"
     r"|\bnote:|^\W*(?:sure|certainly|of course|here(?:'s| is| are)|okay, here)\b|\bversion\b|\bsynonym",
+    re.IGNORECASE,
+)
+_AS_WHO_IS_ASKED = re.compile(
+    r"\bi(?:'ll|’ll| will| can| could| promise|'d love|’d love|'m glad|’m glad|'m looking|’m looking)\b|\bfor you\b"
+    r"|\byou(?:'re|’re| are) welcome\b|\blet me know\b|\bhow can i\b",
     re.IGNORECASE,
 )
 _NEGATIONS = re.compile(
@@ -60,6 +69,13 @@ tausend halb deux trois quatre cinq sept huit neuf dix vingt trente quarante cin
 seis siete ocho nueve diez veinte treinta cuarenta cincuenta cien mil
 """
 _NUMBER_WORDS = frozenset(_IN_WORDS.split())
+_EMPTY = """
+please could would will shall should might must have been being were does with from into about that this these those
+then than there here when where which what your yours mine just also like want need thanks thank cheers sorry hello
+right next okay kindly bitte kannst könntest würdest danke dass eine einen einer mein meine dein deine merci
+pourrais voudrais est-ce avec pour dans puedes podrías quiero gracias favor para tell make give take know
+"""
+_SAYS_LITTLE = frozenset(_EMPTY.split())
 _TOOL_LINE = re.compile(r"^- ([\w.:-]+)\(", re.MULTILINE)
 _QUOTED_REASON = re.compile(r"'(.+)'")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"), ("“", "”"), ("«", "»"))
@@ -113,6 +129,8 @@ def original_of(example: Example) -> Original | Refuse:
         return Refuse("the words that decide are not in it as they are quoted")
     if "\n" in request or not _FEWEST_WORDS <= len(words) <= MOST_WORDS:
         return Refuse(f"it has several lines, or not {_FEWEST_WORDS} to {MOST_WORDS} words")
+    if len(_own_words(request)) < _FEWEST_OWN:
+        return Refuse("it has too few words of its own to be held to")
     kept: list[str] = []
     named = words_of(reasoning[quoted.end() :] + " " + reasoning[: quoted.start()])
     for leaf in _leaves(params):
@@ -261,6 +279,8 @@ def _form(original: Original, text: str) -> str | None:
         return ABOUT_THE_TASK
     if _repeats_the_prompt(original, text):
         return OF_THE_PROMPT
+    if len(runs := [*zip(*(words_of(text)[at:] for at in range(3)), strict=False)]) > len({*runs}):
+        return LOOP
     words, before = len(words_of(text)), len(words_of(request))
     if words < max(_FEWEST_WORDS, _LEAST_RATIO * before):
         return TOO_SHORT
@@ -297,10 +317,24 @@ def _sense(original: Original, text: str, known: Known) -> str | None:
         return OTHER_TOOL
     if len(_NEGATIONS.findall(text)) != len(_NEGATIONS.findall(request)):
         return OTHER_SENSE
+    if _AS_WHO_IS_ASKED.search(text) and not _AS_WHO_IS_ASKED.search(request):
+        return AS_WHO_IS_ASKED
     before, after = language_of(request), language_of(text)
     if (before and after and before != after) or not scripts_of(text) <= scripts_of(request):
         return OTHER_LANGUAGE
+    own, said = _own_words(request), _own_words(text)
+    if len(own & said) < _LEAST_SHARED * len(own):
+        return FEW_WORDS_KEPT
+    if len(said - own) > max(_MOST_NEW, len(own) // 2):
+        return MANY_WORDS_NEW
     return OTHER_NAME if after in ("", "en") and before in ("", "en") and _new_names(request, text) else None
+
+
+def _own_words(text: str) -> frozenset[str]:
+    """The beginnings of the words that say something; the others stand in any request."""
+    return frozenset(
+        word[:_STEM_LETTERS] for word in words_of(text) if len(word) >= _LEAST_LETTERS and word not in _SAYS_LITTLE
+    )
 
 
 def _placed(kept: Sequence[str], text: str) -> list[str]:

@@ -27,7 +27,7 @@ _ROLE_MARKS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _OF_ITSELF = re.compile(
-    r"\bas an? (?:ai|artificial|(?:large )?language)\b|\blanguage model\b"
+    r"\bas an? (?:ai|artificial|(?:large )?language)\b|\b(?:language|ai) model\b|\bai assistant\b"
     r"|\bi(?:'m| am|’m) (?:sorry|unable|not able|just an?)\b"
     r"|\bi (?:can(?:no|'|’)t|cannot|won(?:'|’)t) (?:help|assist|fulfil|comply|provide|answer|do)|\bmy training data\b"
     r"|\bals (?:eine? )?(?:ki|sprachmodell)\b|\bich kann (?:dir |ihnen )?(?:dabei |leider )?nicht helfen\b"

@@ -30,9 +30,10 @@ LAYERS: dict[int, str] = {
         learner.course
         learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.evenness
         learner.example learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
-        learner.gate learner.lengths learner.likeness learner.packing learner.paraphrase learner.plain_text
-        learner.self_made learner.self_reply learner.self_work learner.shares learner.sources.computed
-        learner.sources.open_prompts learner.base_shape learner.flops learner.lying learner.memory learner.steadiness
+        learner.gate learner.lengths learner.likeness learner.packing learner.paraphrase learner.parity
+        learner.plain_text learner.self_made learner.self_reply learner.self_work learner.shares
+        learner.sources.computed learner.sources.open_prompts learner.base_shape learner.flops learner.lying
+        learner.memory learner.steadiness
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -64,8 +65,8 @@ LAYERS: dict[int, str] = {
         eraser housekeeper schedule
         control.app control.commands
         gpu.loop
-        learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
-        learner.steps
+        learner.attempt learner.comparison learner.events learner.guards learner.history learner.lookout learner.loop
+        learner.slots learner.steps
         proxy.app proxy.inference proxy.server proxy.shared proxy.stored
     """,
     COMPOSE: """
@@ -75,8 +76,8 @@ LAYERS: dict[int, str] = {
         cli.scene cli.status cli.train cli.watch
     """,
     CHILD: """
-        learner.base learner.checkpoint learner.child learner.losses learner.origins learner.rendering learner.snapshot
-        learner.device learner.train learner.usage
+        learner.base learner.checkpoint learner.child learner.losses learner.origins learner.parity_child
+        learner.rendering learner.snapshot learner.device learner.train learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -135,14 +135,7 @@ def gather(
     examples, refused, own_catalogues = _sourced(ground, steps)
     steps.begin("dividing")
     dropped: Counter[str] = Counter()
-    plain = [one for one in corrections if not one.shaped_by]
-    in_text = from_corrections(plain)
-    dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
-    dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
-    usable = _usable(curriculum, in_text, dropped)
-    most = int(curriculum.exchanges.max_share * curriculum.split.train)
-    taken = chosen(usable, plain, curriculum.exchanges, most=most)
-    dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
+    taken = _exchanged(curriculum, corrections, dropped)
     dataset = build_dataset(curriculum, examples, taken, own_catalogues)
     counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
     shown: list[Json] = [
@@ -153,6 +146,21 @@ def gather(
     everything = (*dataset.train, *dataset.validation, *dataset.heldout)
     lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
     return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
+
+
+def _exchanged(
+    curriculum: Curriculum, corrections: Sequence[CorrectedExchange], dropped: Counter[str]
+) -> list[Example]:
+    """What is learned from users' exchanges, as examples; `dropped` counts what is not, and why."""
+    plain = [one for one in corrections if not one.shaped_by]
+    in_text = from_corrections(plain)
+    dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
+    dropped["correction without a request and an answer in text"] = len(plain) - len(in_text)
+    usable = _usable(curriculum, in_text, dropped)
+    most = int(curriculum.exchanges.max_share * curriculum.split.train)
+    taken = chosen(usable, plain, curriculum.exchanges, most=most)
+    dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
+    return taken
 
 
 def without_self_made(

@@ -51,6 +51,7 @@ SHELL = example(
     {"action": "run", "command": "git status"},
     "'terminal' asks shell run",
 )
+TIDY = example("Sort the yellow letters below the attic stairs into one box", "do", {}, "'attic' asks do")
 GERMAN = example(
     "Lies mir die Datei notizen.md bitte vor",
     "file",
@@ -153,6 +154,11 @@ def test_other_words_that_keep_everything_pass(one: Example, text: str) -> None:
             "Please read the file notizen.md to me: Lies it from the start and how I like it vor",
             paraphrase.OTHER_LANGUAGE,
         ),
+        (VOLUME, "I can change the sound level to 30, if that helps", paraphrase.AS_WHO_IS_ASKED),
+        (VOLUME, "The sound level is now 30, you're welcome", paraphrase.AS_WHO_IS_ASKED),
+        (VOLUME, "The coffee machine has a sound level near 30, dear friends", paraphrase.MANY_WORDS_NEW),
+        (TIDY, "The sound in the attic is what the box needs", paraphrase.FEW_WORDS_KEPT),
+        (VOLUME, "The sound level goes to 30: the sound level goes", plain_text.LOOP),
         (NEGATED, "Please don't not start up redis until noon", paraphrase.OTHER_SENSE),
     ],
 )
@@ -192,12 +198,13 @@ def test_no_text_passes_that_lacks_a_parameter_or_a_word_that_decides(one: Examp
     [
         (replace(SAVE, expected={"label": "x"}), "it selects no tool"),
         (example("Open it", "file", {"action": "read"}, "file read"), "quotes no words"),
+        (example("So, that one, please", "", {}, "'that one' needs no tool"), "too few words of its own"),
         (example("Chnage it now", "file", {"action": "read"}, "'change it' asks file read"), "as they are quoted"),
         (example("Read\nit", "file", {"action": "read"}, "'read' asks file read"), "several lines"),
         (example("Read", "file", {"action": "read"}, "'read' asks file read"), "not 2 to"),
         (example("Read the " + "very " * 48 + "one", "file", {}, "'read' asks file"), "not 2 to"),
         (example("Read the page", "file", {"path": "a.md"}, "'read' asks file read"), "word for word"),
-        (example("Read all of it", "file", {"all": True}, "'read' asks file read"), "word for word"),
+        (example("Read all of the pages aloud", "file", {"all": True}, "'read' asks file read"), "word for word"),
     ],
 )
 def test_what_nobody_could_check_is_not_proposed_for(one: Example, reason: str) -> None:

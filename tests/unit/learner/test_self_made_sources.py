@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,12 +43,12 @@ def given() -> tuple[tuple[Example, ...], frozenset[str]]:
 
 @cache
 def proposals() -> tuple[Made, ...]:
-    """Rows as `propose` writes them, of a base that only puts some words before a request."""
+    """Rows as `propose` writes them, of a base that only puts small words between those of a request."""
     examples, own = given()
     known = paraphrase.known_of(examples, SPEC.split.near_duplicate)
     found: list[Made] = []
-    for turn, one in paraphrase.in_turn([original for original, _ in originals_among(examples, own)], 1, 1):
-        text = ("Once more and this time quickly: ", "By the way, it would be good to ")[turn % 2] + one.request
+    for _, one in paraphrase.in_turn([original for original, _ in originals_among(examples, own)], 1, 1):
+        text = with_small_words(one)
         reason = paraphrase.verdict(one, text, "stop", known)
         found.append(row(one.key, one.key, one.group, one.request, text, reason or KEPT))
         if reason is None:
@@ -55,6 +56,12 @@ def proposals() -> tuple[Made, ...]:
         if sum(made.is_kept for made in found) == WANTED:
             break
     return tuple(found)
+
+
+def with_small_words(one: paraphrase.Original) -> str:
+    values = "|".join(map(re.escape, sorted(one.kept, key=len, reverse=True)))
+    pieces = re.split(f"({values})", one.request) if values else [one.request]
+    return "".join(piece if piece in one.kept else re.sub(r"(?<=\w) (?=\w)", " so ", piece) for piece in pieces)
 
 
 @cache

@@ -128,3 +128,16 @@ def test_no_document_scenario_or_fact_of_a_shipped_curriculum_stands_in_two_spli
                     found["/".join(place.split("/")[:3])].add(split)
         assert len(found) >= 10
         assert {place: splits for place, splits in found.items() if len(splits) > 1} == {}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_source_that_stands_in_few_wholes_of_another_gets_its_share_all_the_same(seed: int) -> None:
+    """Wholes are divided as their first source; what the second lacks then is moved, and the wholes stay whole."""
+    scenes = [asked(10 * n + at, (f"scenario/{n}",)) for n in range(30) for at in range(3)]
+    rare = [asked(10 * n + 5, (f"scenario/{n}",), source="t", group=f"rare/{n}") for n in range(0, 30, 5)]
+    wanted = {"s": Share(56, 6, 12), "t": Share(3, 1, 2)}
+    parts, units = divided([*scenes, *rare], wanted, 0.7, seed)
+    assert {split: len(part["t"]) for split, part in parts.items()} == {"train": 3, "validation": 1, "heldout": 2}
+    assert {split: len(part["s"]) for split, part in parts.items()} == {"train": 56, "validation": 6, "heldout": 12}
+    assert cast("dict[str, Any]", units.told(parts)["t"])["unit"] == "scenario"
+    assert all(len(splits) == 1 for splits in standing(parts, 0).values())
