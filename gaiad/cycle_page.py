@@ -36,11 +36,12 @@ def cycle_page(row: Mapping[str, Json]) -> str:
 
 
 def _ending(row: Mapping[str, Json], report: Mapping[str, Json]) -> list[tuple[str, str]]:
-    dataset, gate = _object(report.get("dataset")), _object(report.get("gate"))
+    dataset, gate, parity = (_object(report.get(name)) for name in ("dataset", "gate", "parity"))
     splits = ", ".join(f"{dataset[name]} {name}" for name in ("train", "validation", "heldout") if name in dataset)
     return [
         ("verdict", str(row.get("verdict") or "it still runs")),
         ("why", str(row.get("reason") or "")),
+        ("parity", str(parity.get("reason") or "")),
         *(("gate", str(reason)) for reason in cast("list[Json]", gate.get("reasons") or [])),
         ("override", str(report.get("override_reason") or "")),
         ("version", str(report.get("version") or "")),

@@ -190,7 +190,7 @@ class Attempt:
             "loss": self.course.rows(),
             "pace": self.course.figures(),
             "training": dataclasses.asdict(self.result) if self.result else None,
-            "parity": self.parity and dataclasses.asdict(self.parity),
+            "parity": self._parity(),
             "exams": {name: report.to_json() for name, report in self.exams.items()},
             "gate": self.gate
             and {
@@ -202,6 +202,13 @@ class Attempt:
             "override_reason": order.reason if self.forced else None,
             "timings_s": self.timings_s,
         }
+
+    def _parity(self) -> dict[str, object] | None:
+        """The comparison's figures, and what it took to have them outside the engine."""
+        cost: dict[str, object] = {}
+        if self.reference is not None:
+            cost = {name: getattr(self.reference, name) for name in ("device", "peak_memory_bytes", "wall_s")}
+        return {**dataclasses.asdict(self.parity), **cost} if self.parity else None
 
     def outcome(self) -> dict[str, object]:
         """How it ended, for whoever asked for it."""

@@ -83,9 +83,9 @@ def listen() -> None:
     os._exit(5)
 
 
-def main() -> int:
-    fault = sys.argv[1]
-    job = parse_reference_job(sys.stdin.readline())
+def measure(line: str, fault: str) -> int:
+    """Read the job line and answer it, with a fault; the exit code."""
+    job = parse_reference_job(line)
     threading.Thread(target=listen, daemon=True).start()
     say(Hello(pid=os.getpid()))
     say(Progress(0, job.examples, None, None, 0, 0.0, 0.0))
@@ -107,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure(sys.stdin.readline(), sys.argv[1]))

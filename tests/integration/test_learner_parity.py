@@ -49,6 +49,7 @@ async def test_an_adapter_that_is_served_as_trained_goes_on_to_its_exam_with_the
         assert (found["passed"], found["measured"], found["examples"]) == (True, True, 8)
         assert (found["answer_odds"], found["telling_odds"], found["tolerance"]) == (0.0, 0.0, 0.25)
         assert len(str(found["rendered"])) == 64
+        assert (found["device"], found["peak_memory_bytes"], found["wall_s"]) == ("cpu", 1, 0.1)
 
 
 @pytest.mark.parametrize(

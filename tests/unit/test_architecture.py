@@ -121,6 +121,7 @@ def layer_of(module: str) -> int | None:
     return WORLD if MIGRATION.fullmatch(module) else LAYER_OF.get(module)
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that `path` imports anywhere in it, type-checking blocks apart."""
     known, found = modules(), set()

@@ -33,6 +33,7 @@ REPORT: dict[str, Json] = {
     },
     "exams": {"base": {"tool": METRIC}, "candidate": {"tool": METRIC}},
     "gate": {"passed": True, "reasons": ["+40 points <of> 104"]},
+    "parity": {"passed": True, "measured": False, "reason": "Not measured: <no> base."},
     "timings_s": {"training": 61.5},
 }
 ROW: dict[str, Json] = {
@@ -54,6 +55,7 @@ def test_the_page_draws_the_losses_and_tells_what_training_took() -> None:
     assert len(re.findall(r"<circle class='dot'", page)) == 2
     assert re.search(r"<polyline class='line' points='\S+ \S+'/>", page)
     assert "+40 points &lt;of&gt; 104" in page
+    assert "Not measured: &lt;no&gt; base." in page
     assert not re.search(r"https?://|<script|url\(", page)
 
 

@@ -17,6 +17,7 @@ from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_cur
 from gaiad.learner.sources.document_questions import KINDS
 from gaiad.learner.sources.documents import MOST_BYTES, REFERENCE_MARK, load_examples, stands_in
 from gaiad.learner.sources.source import Gathered, Ground
+from tests.shipped import dataset_of
 
 FOLDER = shipped_curricula() / "gaia-voice"
 _NOUNS = """
@@ -121,8 +122,8 @@ def test_questions_to_one_place_share_a_group_and_others_are_not_alike(curriculu
     assert [pair for pair in pairs if pair[0] != pair[1]] == []
 
 
-def test_the_kinds_of_the_shipped_documents_are_balanced_within_two(curriculum: Curriculum) -> None:
-    train = gather(curriculum, FOLDER, []).train
+def test_the_kinds_of_the_shipped_documents_are_balanced_within_two() -> None:
+    train = dataset_of(FOLDER.name).train
     kinds = Counter(one.stratum for one in train if one.source == "documents")
     assert max(kinds.values()) <= 2 * min(kinds.values())
 
@@ -131,7 +132,7 @@ def test_an_owners_documents_come_in_beside_the_shipped_ones(curriculum: Curricu
     dataset = gather(curriculum, FOLDER, [], documents=[twelve])
     roots = Counter(one.origin.split("/")[0] for one in dataset.train if one.source == "documents")
     assert min(roots["document:core_documents"], roots["document:documents"]) > 0
-    assert dataset.digest != gather(curriculum, FOLDER, []).digest
+    assert dataset.digest != dataset_of(FOLDER.name).digest
 
 
 def test_questions_follow_from_seed_and_text_and_not_from_the_order_of_files(

@@ -27,6 +27,7 @@ from gaiad.learner.sources.tool_registry import runtime_request
 from gaiad.learner.sources.tool_requests import asked, confidence_among, in_words
 from gaiad.learner.sources.tool_words import acting, deciding, first_clause, wording_of
 from tests.fakes.tools_of_a_runtime import TOOLS
+from tests.shipped import dataset_of
 
 FOLDER = shipped_curricula() / "json-architect"
 FRAMES = parse_frames((FOLDER / "frames.json").read_text("utf-8"))
@@ -202,7 +203,7 @@ def test_where_no_registry_is_configured_the_source_gives_nothing_and_others_mak
     spec = curriculum()
     source = next(one for one in spec.sources if one.kind == own_tools.KIND)
     assert own_tools.load_examples(source, Ground(spec, FOLDER)) == Gathered(())
-    dataset = gather(spec, FOLDER, [])
+    dataset = dataset_of(FOLDER.name)
     assert len(dataset.train) == 1000
     assert "own_tools" not in {one.source for one in dataset.train}
 
@@ -219,7 +220,7 @@ def test_a_configured_registry_of_any_size_joins_the_shipped_tools(tmp_path: Pat
 
 
 def test_shipped_tools_and_intents_are_balanced() -> None:
-    dataset = gather(curriculum(), FOLDER, [])
+    dataset = dataset_of(FOLDER.name)
     mine = [one for one in dataset.train if one.source == "tool_registry"]
     for counts in (
         Counter(str((one.expected or {})["selected_tool"]) for one in mine),

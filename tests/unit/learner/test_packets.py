@@ -21,12 +21,13 @@ from gaiad.learner.dataset import Dataset, Example, check_no_leaks, masked, requ
 from gaiad.learner.diversity import by_source
 from gaiad.learner.exams.answers import holds, items
 from gaiad.learner.likeness import alike
-from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_curricula
+from gaiad.learner.sources.catalogue import load_curriculum, shipped_curricula
 from gaiad.learner.sources.packets import KIND, PARTS, load_examples, read_material
 from gaiad.learner.sources.source import Ground
 from gaiad.proxy.recognition import parse_rules
 from gaiad.proxy.rulebook import SHIPPED
 from gaiad.proxy.stages import known_stages
+from tests import shipped
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
 
@@ -44,8 +45,7 @@ CONFIDENCE = re.compile(r"^Confidence: (0\.\d)$", re.MULTILINE)
 
 @pytest.fixture(scope="module", params=["full", "recommended", "demo"])
 def built(request: pytest.FixtureRequest) -> Built:
-    curriculum = load_curriculum(FOLDER, request.param)
-    return curriculum, gather(curriculum, FOLDER, [])
+    return shipped.built(FOLDER.name, request.param)
 
 
 def made(part: str, seed: int = CURRICULUM.seed, folder: Path = FOLDER) -> tuple[Example, ...]:

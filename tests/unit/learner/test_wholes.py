@@ -10,8 +10,8 @@ import pytest
 
 from gaiad.learner.example import Example, Message
 from gaiad.learner.shares import Share
-from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_curricula
 from gaiad.learner.wholes import divided
+from tests.shipped import dataset_of
 
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
 WANTED = {"s": Share(12, 2, 4)}
@@ -104,8 +104,7 @@ def test_what_no_exam_can_mark_never_fills_held_out() -> None:
     ],
 )
 def test_the_shipped_curricula_keep_their_largest_wholes(adapter: str, sources: list[str], unit: str) -> None:
-    folder = shipped_curricula() / adapter
-    dataset = gather(load_curriculum(folder, "full"), folder, [])
+    dataset = dataset_of(adapter)
     told = cast("dict[str, dict[str, Any]]", dataset.card["kept_whole"])
     for source in sources:
         assert told[source]["unit"] == unit
@@ -116,8 +115,7 @@ def test_the_shipped_curricula_keep_their_largest_wholes(adapter: str, sources: 
 def test_no_document_scenario_or_fact_of_a_shipped_curriculum_stands_in_two_splits() -> None:
     """Read off the origins, which say where an example comes from, and not off what the builder was told."""
     for adapter, parted in (("gaia-voice", "#"), ("epistemic-guard", None), ("packet-protocol", None)):
-        folder = shipped_curricula() / adapter
-        dataset = gather(load_curriculum(folder, "full"), folder, [])
+        dataset = dataset_of(adapter)
         found: dict[str, set[str]] = defaultdict(set)
         for split, part in (("train", dataset.train), ("validation", dataset.validation), ("held", dataset.heldout)):
             for one in part:
