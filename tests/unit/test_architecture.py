@@ -77,7 +77,7 @@ LAYERS: dict[int, str] = {
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.parity_child
-        learner.rendering learner.snapshot learner.device learner.train
+        learner.rendering learner.snapshot learner.device learner.train learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
