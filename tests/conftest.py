@@ -5,6 +5,7 @@ A test that takes `store_at` is run over each kind of database.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("same")
+
+# The collector looks through what is new after each 700 objects, which is a tenth of the unit tests' time.
+gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
