@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 # The tests start many processes: without kept bytecode each of them compiles everything that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup model demo run test check check-types check-units format bench proof-canaries proof-soak lock clean
+.PHONY: help setup model demo run test check check-types check-units format bench bench-gpu proof-canaries proof-soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,7 +50,10 @@ format: setup ## put every file into shape
 	@$(VENV)/bin/ruff check --fix .
 
 bench: model ## every benchmark; each prints one table
-	@for file in $$(ls bench/[a-z]*.py | grep -v /proof_); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
+	@for file in $$(ls bench/[a-z]*.py | grep -v -e /proof_ -e _gpu); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
+
+bench-gpu: setup ## how fast a 3-4B base is trained on an NVIDIA GPU, and with how much memory
+	@$(PY) -m bench.train_gpu
 
 proof-%: model ## a long proof by name, with the assertions of its short twin in the tests
 	@if [ ! -f bench/proof_$*.py ]; then echo "proof: there is no proof '$*'; there are: $$(ls bench/proof_*.py 2>/dev/null | sed 's/.*proof_//; s/\.py//' | xargs) soak" >&2; exit 1; fi

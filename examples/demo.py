@@ -301,9 +301,7 @@ class Demo:
                 groups[0], bars=[*groups[0].bars, bar("shuffled labels", self.shuffled, muted=True)]
             )
         loss = [
-            LossPoint(point["step"], point["loss"], point["validation_loss"])
-            for point in self.cycle.get("loss", [])
-            if point["loss"] is not None
+            LossPoint(point["step"], point["loss"], point["validation_loss"]) for point in self.cycle.get("loss", [])
         ]
         timeline = [
             TimelineEvent(event["at"] - self.began, event["version"], event["what"], event["reason"] or "")

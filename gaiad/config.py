@@ -121,6 +121,8 @@ class LearningConfig:
     background_stages: tuple[str, ...] = ("epistemic_guard", "cognitive_audit", "reflection", "base")
     exam_concurrency: int = 16
     exam_timeout_s: float = 600.0
+    parity_examples: int = 8
+    parity_tolerance: float = 0.25
     guard_window: int = 8
     guard_max_failures: int = 4
 
@@ -215,6 +217,11 @@ class Config:
         return self.state_dir / "datasets"
 
     @property
+    def self_made_dir(self) -> Path:
+        """Where what the base itself made for its training lies, see `gaiadctl curriculum propose` and `replay`."""
+        return self.state_dir / "self_made"
+
+    @property
     def runs_dir(self) -> Path:
         """Where each training run keeps its staging directory, log and report."""
         return self.state_dir / "runs"
@@ -247,7 +254,7 @@ _NOT_NEGATIVE = {
     "proxy": ("max_held", "early_headers_s"),
     "proxy.limits": ("streams_per_user",),
     "engine": ("max_lora_rank", "max_model_len"),
-    "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s"),
+    "learning": ("threads", "resume_after_s", "idle_minutes", "drain_s", "parity_examples"),
     "store": ("metadata_days", *(f"{what}_{unit}" for what in _PURPOSES for unit in ("days", "mib"))),
 }
 

@@ -340,6 +340,22 @@ def profiles_of(text: str) -> list[str]:
         return []
 
 
+def kinds_of(text: str) -> list[tuple[str, str]]:
+    """The kinds of all sources with their paths, those of profiles included, whatever else is wrong with the spec."""
+    try:
+        spec = cast("dict[str, Any]", json.loads(text))
+        parts = {"": spec, **{f"profiles.{name}.": part for name, part in spec.get("profiles", {}).items()}}
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    return [
+        (f"{place}sources[{at}].kind", str(source["kind"]))
+        for place, part in parts.items()
+        if isinstance(part, dict) and isinstance(part.get("sources"), list)
+        for at, source in enumerate(part["sources"])
+        if isinstance(source, dict) and "kind" in source
+    ]
+
+
 def _no_constant(name: str) -> Json:
     raise ValueError(f"{name} is not allowed")
 

@@ -61,6 +61,11 @@ class Cycles:
         order = (tables.cycles.c.started.desc(), tables.cycles.c.id.desc())
         return await self._rows(sa.select(tables.cycles).order_by(*order).limit(max(limit, 0)))
 
+    async def cycle(self, name: str) -> CycleRow | None:
+        """One cycle by its id."""
+        rows = await self._rows(sa.select(tables.cycles).where(tables.cycles.c.id == name))
+        return rows[0] if rows else None
+
     async def unfinished(self) -> list[CycleRow]:
         """Cycles without an end, oldest first: at boot, those that a killed daemon left behind."""
         query = sa.select(tables.cycles).where(tables.cycles.c.ended.is_(None)).order_by(tables.cycles.c.started)

@@ -15,10 +15,13 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 260, 52, 34, 14, 16
 
 @dataclass(frozen=True, slots=True)
 class LossPoint:
-    """One optimiser step: mean completion loss in nats a token; `validation` where it was measured."""
+    """One optimiser step: mean completion loss in nats a token; `validation` where it was measured.
+
+    Before the first step only the base's validation is known, and the loss is None.
+    """
 
     step: int
-    loss: float
+    loss: float | None
     validation: float | None = None
 
 
@@ -115,8 +118,8 @@ def page(title: str, subtitle: str, sections: Sequence[str]) -> str:
 def loss_chart(points: Sequence[LossPoint]) -> str:
     """Draw training loss as a line and validation loss as dots; returns an SVG element."""
     last_step = max(point.step for point in points)
-    values = [point.loss for point in points] + [p.validation for p in points if p.validation is not None]
-    top = max(values) * 1.05 or 1.0
+    values = [value for p in points for value in (p.loss, p.validation) if value is not None]
+    top = max(values, default=0.0) * 1.05 or 1.0
 
     def x(step: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / max(last_step, 1)
@@ -131,7 +134,7 @@ def loss_chart(points: Sequence[LossPoint]) -> str:
     for tick in range(5):
         step = round(last_step * tick / 4)
         lines.append(f"<text class='tick' x='{x(step):.1f}' y='{_HEIGHT - 12}' text-anchor='middle'>{step}</text>")
-    path = " ".join(f"{x(p.step):.1f},{y(p.loss):.1f}" for p in points)
+    path = " ".join(f"{x(p.step):.1f},{y(p.loss):.1f}" for p in points if p.loss is not None)
     lines.append(f"<polyline class='line' points='{path}'/>")
     for p in points:
         if p.validation is not None:

@@ -83,6 +83,8 @@ def _show(args: argparse.Namespace, context: Context) -> int:
 
 def _version_page(version: Mapping[str, Any], now: float) -> str:
     rows = [(str(key), _short(version[key])) for key in version if key not in ("report", "created_at", "changed_at")]
+    parity = (version.get("report") or {}).get("parity") or {}
+    rows.append(("parity", _short(parity.get("reason"))))
     rows.append(("since", age(version.get("changed_at") or version.get("created_at"), now)))
     exams = _exam_rows(version.get("report"))
     listing = table(("EXAM", "SUBJECT", *(name for _, name in _METRICS)), exams) if exams else "no exam report"
@@ -132,8 +134,10 @@ def _import(args: argparse.Namespace, context: Context) -> int:
     if isinstance(answer, Refuse):
         return context.terminal.refused(answer)
     verdict = str(answer.get("verdict") or answer.get("stage") or "taken in")
-    reason = f": {answer['reason']}" if answer.get("reason") else ""
-    context.terminal.show(answer, f"{answer.get('version', directory.name)} {verdict}{reason}")
+    reason, parity = str(answer.get("reason") or ""), str(answer.get("parity") or "")
+    # What was not compared is no reason of the verdict, and yet to be told.
+    told = f"{answer.get('version', directory.name)} {verdict}{': ' + reason if reason else ''}"
+    context.terminal.show(answer, told if parity in reason else f"{told}\n{parity}")
     return FAILED if verdict in ("rejected", "failed", "cancelled") else 0
 
 

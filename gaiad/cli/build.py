@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gaiad.learner.dataset import Dataset, Leak
 
 DEFAULT_OUT = "var/datasets"
-_SHOWN_LEAKS = 5
+_SHOWN_LEAKS, _SHOWN_REFUSALS = 5, 20
 _WIDTH = 79
 
 
@@ -127,14 +127,21 @@ def _told(crossing: Sequence[tuple[str, Leak]]) -> list[str]:
 def _summary(rows: Sequence[_Row]) -> str:
     cells = [(row.adapter, *row.sizes, f"{row.seconds:.1f} s", row.dataset.digest[:12]) for row in rows]
     places = [f"{row.adapter}: {row.path} (look at card.html)" for row in rows]
-    uneven = [f"{row.adapter}: uneven: {one}" for row in rows for one in _uneven(row.card)]
+    remarks = [f"{row.adapter}: {remark}" for row in rows for remark in _remarks(row.card)]
     lines = [table(("adapter", "train", "validation", "held out", "took", "digest"), cells), "", *places]
-    return "\n".join([*lines, *([""] if uneven else []), *uneven])
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
 
 
-def _uneven(card: Card) -> list[object]:
-    found = card.get("uneven")
-    return found if isinstance(found, list) else []
+def _remarks(card: Card) -> Iterator[str]:
+    """What was left out of the owner's material, what could not be kept whole, and what is uneven."""
+    refused = card["refused"][:_SHOWN_REFUSALS]
+    yield from (f"refused: {one['origin']}: {one['reason']}" for one in refused)
+    if (more := card["refused_count"] - len(refused)) > 0:
+        yield f"refused: {more} more"
+    for source, units in card["kept_whole"].items():
+        if "too_few" in units:
+            yield f"{source}: what keeps to one split is the {units['unit']}, as there are too few {units['too_few']}s"
+    yield from (f"uneven: {one}" for one in card["uneven"])
 
 
 class _Progress:

@@ -1,6 +1,7 @@
 """`gaiadctl curriculum`: looks at curricula without a daemon. Imports the learner's parts only when run.
 
-What builds datasets stands in `cli.build`, what looks into them in `cli.dataset`.
+What builds datasets stands in `cli.build`, what looks into them in `cli.dataset`, what asks the base model in
+`cli.self_made`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gaiad.cli import build, dataset
+from gaiad.cli import build, dataset, self_made
 from gaiad.cli.command import Context, Subcommands, absolute, add, add_group
 from gaiad.cli.output import DONE, FAILED, brief, table
 from gaiad.errors import CurriculumError
@@ -29,6 +30,7 @@ def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
     bring.add_argument("--curricula", metavar="DIR", help="write DIR/ADAPTER/curriculum.json (default: only show it)")
     build.register(group, common)
     dataset.register(group, common)
+    self_made.register(group, common)
 
 
 def _schema(args: argparse.Namespace, context: Context) -> int:

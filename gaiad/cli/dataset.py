@@ -48,6 +48,7 @@ def add_material(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--curricula", metavar="DIR", help=ROOT_HELP)
     parser.add_argument("--documents", action="append", metavar="PATH", help="own Markdown, file or folder")
     parser.add_argument("--registry", action="append", metavar="R", help="own tools: JSON or module:attribute")
+    parser.add_argument("--self-made", metavar="DIR", help="what the base itself made: `curriculum propose|replay`")
     parser.add_argument("--tokenizer", metavar="DIR", help="the base model's folder, to measure lengths in tokens")
 
 
@@ -103,6 +104,7 @@ def built(folder: Path, args: argparse.Namespace, tell: Tell | None = None) -> D
         [],
         documents=[absolute(one) for one in args.documents or ()],
         registries=[one if names_module(one) else str(absolute(one)) for one in args.registry or ()],
+        self_made=absolute(args.self_made) if args.self_made else None,
         count=ServingTemplate.load(absolute(args.tokenizer)).count if args.tokenizer else None,
         tell=tell,
     )

@@ -28,13 +28,14 @@ from gaiad.cli import (
     stages,
     status,
     train,
+    watch,
 )
 from gaiad.cli.client import Client, find_socket
 from gaiad.cli.command import Context
 from gaiad.cli.output import FAILED, INTERRUPTED, NO_DAEMON, Terminal
 from gaiad.errors import ControlError, GaiadError
 
-GROUPS = (status, train, adapters, consent, exchanges, explain, erase, backup, keys, stages, curriculum, config)
+GROUPS = (status, watch, train, adapters, consent, exchanges, explain, erase, backup, keys, stages, curriculum, config)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ class Terminal:
 
     def show(self, answer: Mapping[str, object] | Sequence[object], text: str) -> int:
         """Print the answer as JSON or as `text`; the exit code is DONE."""
-        print(_as_json(answer, self.out, indent=2) if self.as_json else _printable(text, self.out), file=self.out)
+        print(as_json(answer, self.out, indent=2) if self.as_json else printable(text, self.out), file=self.out)
         return DONE
 
     def refused(self, refusal: Refuse) -> int:
@@ -44,12 +44,12 @@ class Terminal:
 
     def _problem(self, code: int, who: str, message: str, hint: str) -> int:
         if self.as_json:
-            print(_as_json({"error": {"message": message, "hint": hint}}, self.out), file=self.out)
-        print(_printable(sentence(who, message, hint), self.err), file=self.err)
+            print(as_json({"error": {"message": message, "hint": hint}}, self.out), file=self.out)
+        print(printable(sentence(who, message, hint), self.err), file=self.err)
         return code
 
 
-def _printable(text: str, out: TextIO) -> str:
+def printable(text: str, out: TextIO) -> str:
     """The text with what `out` cannot write (halves of characters, a small character set) in escapes.
 
     So is what would move the cursor or speak to the terminal: much of what is shown was said by strangers.
@@ -59,10 +59,11 @@ def _printable(text: str, out: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _as_json(answer: object, out: TextIO, indent: int | None = None) -> str:
+def as_json(answer: object, out: TextIO, indent: int | None = None) -> str:
+    """The answer as JSON that `out` can write, on one line unless told otherwise."""
     text = json.dumps(answer, indent=indent, ensure_ascii=False)
     # The escapes of JSON itself, where any are needed: the result stays JSON.
-    return text if _printable(text, out) == text else json.dumps(answer, indent=indent)
+    return text if printable(text, out) == text else json.dumps(answer, indent=indent)
 
 
 def sentence(who: str, message: str, hint: str) -> str:
@@ -112,6 +113,14 @@ def brief(text: object, width: int = 100) -> str:
     """A reason cut to a table's measure; `--json` has the whole."""
     words = " ".join(str(text or "").split())
     return words if len(words) <= width else words[: width - 3].rstrip() + "..."
+
+
+def amount(value: float, unit: str) -> str:
+    """A large figure with its prefix and three digits: `1.24 TFLOP/s`."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
 
 
 def percent(share: object) -> str:

@@ -1,4 +1,4 @@
-"""`gaiadctl status` and `gaiadctl cycles`: what gaiad is at, and what it did."""
+"""`gaiadctl status`, `gaiadctl cycles` and `gaiadctl report`: what gaiad is at, and what it did."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from gaiad.cli.command import Context, Subcommands, add
-from gaiad.cli.output import age, bar, brief, pairs, span, table
+from gaiad.cli.command import Context, Subcommands, absolute, add
+from gaiad.cli.output import age, amount, bar, brief, pairs, percent, span, table
+from gaiad.errors import GaiadError, Refuse
 
 Part: TypeAlias = Mapping[str, Any]
 
 
 def register(commands: Subcommands, common: argparse.ArgumentParser) -> None:
-    """Add `status` and `cycles`."""
+    """Add `status`, `cycles` and `report`."""
     add(commands, common, "status", _status, "Show engine, stages, current cycle and the last decision.")
     cycles = add(commands, common, "cycles", _cycles, "List learning cycles, newest first.")
     cycles.add_argument("--limit", type=int, default=20, metavar="N", help="at most N (1 to 1000, default 20)")
+    report = add(commands, common, "report", _report, "Write a learning cycle as an HTML page.")
+    report.add_argument("cycle", metavar="CYCLE", nargs="?", help="its id (default: the newest)")
+    report.add_argument("--out", metavar="FILE", help="where to (default: cycle-ID.html)")
+
+
+def _report(args: argparse.Namespace, context: Context) -> int:
+    client, cycle = context.client(), args.cycle
+    if cycle is None:
+        rows = client.get("cycles", limit=1).get("cycles", [])
+        if not rows:
+            return context.terminal.refused(Refuse("there was no cycle yet", "gaiadctl train ADAPTER starts one"))
+        cycle = str(rows[0].get("id"))
+    answer = client.get("cycles", cycle, "page")
+    path = absolute(args.out or f"cycle-{answer.get('cycle')}.html")
+    try:
+        path.write_text(str(answer.get("html")), encoding="utf-8")
+    except OSError as error:
+        raise GaiadError(f"cannot write {path}: {error.strerror}", hint="name another --out FILE") from error
+    return context.terminal.show({"cycle": answer.get("cycle"), "path": str(path)}, f"wrote {path}")
 
 
 def _status(args: argparse.Namespace, context: Context) -> int:
@@ -79,9 +99,24 @@ def cycle_line(cycle: Part) -> str:
         parts.append(f"{bar(step / total)} {step}/{total}")
     if isinstance(progress.get("loss"), int | float):
         parts.append(f"loss {progress['loss']:.3f}")
-    if progress.get("note"):
-        parts.append(str(progress["note"]))
-    return "  ".join(parts)
+    parts += [*pace(progress), str(progress.get("note") or "")]
+    return "  ".join(part for part in parts if part)
+
+
+def pace(progress: Part) -> list[str]:
+    """How fast training is, what it takes of the device, and how long it may still take, as far as known."""
+    speed, flops, share = (progress.get(name) for name in ("tokens_per_s", "flops_per_s", "peak_share"))
+    memory, left = progress.get("memory_bytes"), progress.get("eta_s")
+    told = []
+    if isinstance(speed, int | float) and speed > 0:
+        told.append(f"{speed:.0f} tokens/s")
+    if isinstance(flops, int | float):
+        told.append(amount(flops, "FLOP/s") + (f" ({percent(share)} of peak)" if share is not None else ""))
+    if isinstance(memory, int | float):
+        told.append(f"{memory / (1 << 30):.1f} GiB")
+    if isinstance(left, int | float):
+        told.append(f"{span(left)} left")
+    return told
 
 
 def _engine_line(engine: Part) -> str:

@@ -56,6 +56,9 @@ class Commands(Protocol):
     async def cycles(self, limit: int) -> Reply:
         """Past and current cycles, newest first."""
 
+    async def cycle_page(self, name: str) -> Answer:
+        """One cycle drawn as a page."""
+
     async def adapters(self) -> Reply:
         """Each adapter with its versions."""
 
@@ -158,6 +161,10 @@ async def _cycles(request: web.Request) -> web.Response:
     return _json(200, await request.app[COMMANDS].cycles(_limit(request, 20)))
 
 
+async def _cycle_page(request: web.Request) -> web.Response:
+    return _answered(await request.app[COMMANDS].cycle_page(request.match_info["id"]))
+
+
 async def _adapters(request: web.Request) -> web.Response:
     return _json(200, await request.app[COMMANDS].adapters())
 
@@ -258,6 +265,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     web.post("/train", _train),
     web.post("/cancel", _cancel),
     web.get("/cycles", _cycles),
+    web.get("/cycles/{id}/page", _cycle_page),
     web.get("/adapters", _adapters),
     web.post("/adapters/import", _import),
     web.get("/adapters/{name}", _adapter),

@@ -21,6 +21,7 @@ from gaiad.control.explain import explanation
 from gaiad.control.status import World, status_of
 from gaiad.conversations import Conversations
 from gaiad.curriculum import Json
+from gaiad.cycle_page import cycle_page
 from gaiad.cycles import Cycles
 from gaiad.erasure import Kind, Selector
 from gaiad.errors import NotYet, Refuse
@@ -115,6 +116,13 @@ class DaemonCommands:
     async def cycles(self, limit: int) -> Reply:
         """Cycles, newest first."""
         return {"cycles": [row.to_json() for row in await self._cycles.cycles(limit)]}
+
+    async def cycle_page(self, name: str) -> Answer:
+        """One cycle as an HTML page, with its loss curve and its exams."""
+        row = await self._cycles.cycle(name)
+        if row is None:
+            return Unknown(f"there is no cycle {name!r}", "gaiadctl cycles lists them")
+        return {"cycle": row.id, "html": cycle_page(row.to_json())}
 
     async def adapters(self) -> Reply:
         """Each adapter, with or without versions."""

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -355,6 +355,38 @@ class Engine:
         if not isinstance(parsed, dict):
             raise EngineError(f"the engine answers with {answer.complaint()}", hint=_SEE_LOG)
         return parsed
+
+    async def log_prob(self, model: str, before: Sequence[int], token: int, *, timeout_s: float | None = None) -> float:
+        """The log-probability in nats that the base or a version gives `token` after the tokens `before`.
+
+        It has the engine say that one token. Never by `prompt_logprobs`: on a CPU vLLM with adapters dies as soon as
+        such a request shares a step with another, and on a GPU it takes memory for the logits of a whole prompt.
+        """
+        body: dict[str, Any] = {"model": model, "prompt": [*before], "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        body |= {"allowed_token_ids": [token], "ignore_eos": True, "return_tokens_as_token_ids": True}
+        answer = await self._ask("POST", "/v1/completions", body=body, timeout_s=timeout_s)
+        if answer.status != 200:
+            raise EngineError(f"the engine gives no log-probabilities: {answer.complaint()}", hint=_SEE_LOG)
+        try:
+            said = answer.json()["choices"][0]["logprobs"]
+            if said["tokens"] == [f"token_id:{token}"]:
+                return float(said["token_logprobs"][0])
+        except (KeyError, IndexError, TypeError, ValueError):
+            pass
+        raise EngineError(
+            "the engine answers without the log-probability of the token that it was to say",
+            hint="it must know logprobs and allowed_token_ids as vLLM does, or set learning.parity_examples = 0",
+        )
+
+    async def rendered(self, model: str, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """The tokens that it makes of a chat's messages, by the template that it serves with."""
+        body = {"model": model, "messages": [*messages], "add_generation_prompt": True}
+        answer = await self._ask("POST", "/tokenize", body=body)
+        shown = answer.json() if answer.status == 200 else None
+        tokens = shown.get("tokens") if isinstance(shown, dict) else None
+        if not isinstance(tokens, list) or not all(isinstance(one, int) for one in tokens):
+            raise EngineError(f"the engine does not tokenise a chat: {answer.complaint()}", hint=_SEE_LOG)
+        return tuple(tokens)
 
     async def _ask(
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, timeout_s: float | None = None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gaiad.learner.example import Example, sha_of
 from gaiad.learner.likeness import near_pairs, request_of, shingles
-from gaiad.learner.shares import Share
+from gaiad.learner.shares import Share, dealt
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -75,19 +75,30 @@ class Cluster:
         """How many examples there are in it."""
         return len(self.examples)
 
+    def given_to(self, split: str) -> list[Example]:
+        """The examples that a split can take: of what no exam can mark, held-out takes none."""
+        return [one for one in self.examples if split != "heldout" or one.expected]
+
+    def gives(self, source: str, split: str) -> int:
+        """How many examples of a source a split can take."""
+        return sum(one.source == source for one in self.given_to(split))
+
     @property
     def is_marked(self) -> bool:
         """Whether an exam could ask something of it."""
         return any(one.expected for one in self.examples)
 
 
-def allotted(found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int) -> dict[str, dict[str, list[Example]]]:
+def allotted(
+    found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int, optional: Collection[str] = ()
+) -> dict[str, dict[str, list[Example]]]:
     """Choose each split's examples of each source: split -> source -> examples.
 
-    A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives one to
-    held-out where it has two.
+    What an `optional` source has too little of in a split, since its examples go where their clusters go, the others
+    make up for. A stratum gives each split about its share of examples; every one keeps a cluster in train, and gives
+    one to held-out where it has two.
     """
-    pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
+    placed: dict[str, list[Cluster]] = {name: [] for name in SPLITS}
     strata: dict[tuple[str, str], list[Cluster]] = defaultdict(list)
     available: Counter[str] = Counter()
     for cluster in found:
@@ -100,17 +111,54 @@ def allotted(found: Sequence[Cluster], wanted: Mapping[str, Share], seed: int) -
             continue
         order = sorted(inner, key=lambda cluster: sha_of([seed, stratum, cluster.examples[0].group]))
         for name, part in _divided(order, share, owed[source], available[source]).items():
-            for cluster in part:
-                for example in cluster.examples:
-                    if name != "heldout" or example.expected:
-                        pools[name][example.source].append(example)
+            placed[name] += part
+    _mend(placed, wanted, seed)
+    pools: dict[str, dict[str, list[Example]]] = {name: defaultdict(list) for name in SPLITS}
+    for name, part in placed.items():
+        for cluster in part:
+            for example in cluster.given_to(name):
+                pools[name][example.source].append(example)
     return {
         name: {
-            source: fair_choice(shuffled(pools[name].get(source, ()), seed), getattr(share, name))
-            for source, share in wanted.items()
+            source: fair_choice(shuffled(pools[name].get(source, ()), seed), count)
+            for source, count in _made_up(
+                {source: getattr(share, name) for source, share in wanted.items()}, pools[name], optional
+            ).items()
         }
         for name in SPLITS
     }
+
+
+def _made_up(
+    wanted: Mapping[str, int], pool: Mapping[str, Sequence[Example]], optional: Collection[str]
+) -> dict[str, int]:
+    """How many each source gives, once those that need not give so much have given what they have."""
+    room = {source: len(pool.get(source, ())) - count for source, count in wanted.items()}
+    short = {source: max(0, -room[source]) for source in wanted if source in optional}
+    able = {source: count for source, count in wanted.items() if source not in optional}
+    more = dealt(sum(short.values()), able, room)
+    return {source: count - short.get(source, 0) + more.get(source, 0) for source, count in wanted.items()}
+
+
+def _mend(placed: Mapping[str, list[Cluster]], wanted: Mapping[str, Share], seed: int) -> None:
+    """Move large clusters out of train to where a source is short, as long as none becomes short in train.
+
+    A cluster is divided as its first example's source; what others have in it is only seen afterwards.
+    """
+    in_train = Counter(one.source for cluster in placed["train"] for one in cluster.examples)
+    for name in ("heldout", "validation"):
+        for source, share in wanted.items():
+            given = sum(cluster.gives(source, name) for cluster in placed[name])
+            spare = [cluster for cluster in placed["train"] if cluster.large and cluster.gives(source, name)]
+            for cluster in sorted(spare, key=lambda one: sha_of([seed, name, one.examples[0].group])):
+                mine = Counter(one.source for one in cluster.examples)
+                if given >= getattr(share, name):
+                    break
+                if all(other not in wanted or in_train[other] - mine[other] >= wanted[other].train for other in mine):
+                    placed["train"][:] = [one for one in placed["train"] if one is not cluster]
+                    placed[name].append(cluster)
+                    in_train -= mine
+                    given += cluster.gives(source, name)
 
 
 @dataclass(slots=True)

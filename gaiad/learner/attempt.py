@@ -13,12 +13,14 @@ from pathlib import Path
 from gaiad.adapter import AdapterName, VersionName
 from gaiad.curriculum import Curriculum
 from gaiad.learner.artifacts import Published
+from gaiad.learner.course import Course
 from gaiad.learner.cycle import CycleState, Kind, Phase, Verdict
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.exams.score import ExamReport
 from gaiad.learner.gate import Verdict as GateVerdict
+from gaiad.learner.parity import Parity
 from gaiad.learner.ports import Hold
-from gaiad.learner.protocol import Progress, Result
+from gaiad.learner.protocol import Progress, Reference, Result
 from gaiad.learner.sources.exchanges import CorrectedExchange
 
 
@@ -62,12 +64,13 @@ class Attempt:
     dataset_folder: Path | None = None
     engine_version: str = ""
     hold: Hold | None = None
-    progress: Progress | None = None
-    losses: list[dict[str, float | int | None]] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
     result: Result | None = None
     number: int = 0
     lineage: Mapping[str, object] = field(default_factory=dict)
     published: Published | None = None
+    reference: Reference | None = None
+    parity: Parity | None = None
     exam: ExamProgress | None = None
     exams: dict[str, ExamReport] = field(default_factory=dict)
     gate: GateVerdict | None = None
@@ -131,11 +134,7 @@ class Attempt:
 
     def note(self, progress: Progress) -> None:
         """Take a line of the trainer's progress."""
-        self.progress = progress
-        if progress.loss is not None or progress.validation_loss is not None:
-            self.losses.append(
-                {"step": progress.step, "loss": progress.loss, "validation_loss": progress.validation_loss}
-            )
+        self.course.note(progress)
 
     def enter(self, state: CycleState, now: float) -> None:
         """Take the next state and book the time spent in the phase before."""
@@ -167,21 +166,7 @@ class Attempt:
             freely = "" if self.exam.constrained else ", unconstrained"
             note = f"exam of {self.exam.subject}{freely}"
             return {"step": self.exam.done, "total": self.exam.total, "note": note, "subject": self.exam.subject}
-        if self.state.phase is not Phase.TRAINING or self.progress is None:
-            return None
-        now = self.progress
-        left = now.elapsed_s / now.step * (now.total_steps - now.step) if now.step else None
-        last = next((row["loss"] for row in reversed(self.losses) if row["loss"] is not None), None)
-        checked = next((row for row in reversed(self.losses) if row["validation_loss"] is not None), None)
-        return {
-            "step": now.step,
-            "total": now.total_steps,
-            "loss": last,
-            "validation_loss": checked["validation_loss"] if checked else None,
-            "tokens_per_s": now.tokens_per_s,
-            "eta_s": None if left is None else round(left, 1),
-            "note": "" if left is None else f"{left:.0f} s left",
-        }
+        return self.course.status() if self.state.phase is Phase.TRAINING else None
 
     def report(self) -> dict[str, object]:
         """Everything that is known of the cycle, as it is kept."""
@@ -202,8 +187,10 @@ class Attempt:
                 "left_out_exchange_ids": list(self.left_out),
             },
             "engine_version": self.engine_version,
-            "loss": self.losses,
+            "loss": self.course.rows(),
+            "pace": self.course.figures(),
             "training": dataclasses.asdict(self.result) if self.result else None,
+            "parity": self._parity(),
             "exams": {name: report.to_json() for name, report in self.exams.items()},
             "gate": self.gate
             and {
@@ -216,6 +203,13 @@ class Attempt:
             "timings_s": self.timings_s,
         }
 
+    def _parity(self) -> dict[str, object] | None:
+        """The comparison's figures, and what it took to have them outside the engine."""
+        cost: dict[str, object] = {}
+        if self.reference is not None:
+            cost = {name: getattr(self.reference, name) for name in ("device", "peak_memory_bytes", "wall_s")}
+        return {**dataclasses.asdict(self.parity), **cost} if self.parity else None
+
     def outcome(self) -> dict[str, object]:
         """How it ended, for whoever asked for it."""
         return {
@@ -227,6 +221,7 @@ class Attempt:
             "reasons": list(self.gate.reasons) if self.gate else [],
             "passed": self.gate.passed if self.gate else None,
             "forced": self.forced,
+            "parity": self.parity and self.parity.reason,
             "scores": self.scores(),
         }
 

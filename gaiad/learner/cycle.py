@@ -4,7 +4,8 @@ Decides the order of a cycle's steps and what must be cleared away whenever one 
 is released, a registered candidate is rejected and unloaded, and the end is always `DONE` with a verdict. Performs
 nothing; the learner's loop runs the commands and reports back exactly one event for each.
 
-A cycle of kind `import` takes in an adapter trained elsewhere: the same table without GPU and trainer.
+A cycle of kind `import` takes in an adapter trained elsewhere: the same table without GPU and trainer; what its
+adapter gives outside the engine is measured when the two are compared.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class Phase(StrEnum):
     FREEZING = "freezing"
     ACQUIRING = "acquiring"
     TRAINING = "training"
+    MEASURING = "measuring"
     RELEASING = "releasing"
     PUBLISHING = "publishing"
     LOADING = "loading"
+    COMPARING = "comparing"
     EXAMINING = "examining"
     ACTIVATING = "activating"
     REJECTING = "rejecting"
@@ -54,10 +57,12 @@ class Command(StrEnum):
     FREEZE = "freeze"
     ACQUIRE = "acquire"
     TRAIN = "train"
+    MEASURE = "measure"
     RELEASE = "release"
     PUBLISH = "publish"
     REGISTER = "register"
     LOAD = "load"
+    COMPARE = "compare"
     EXAMINE = "examine"
     ACTIVATE = "activate"
     REJECT = "reject"
@@ -84,6 +89,11 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the adapter gives outside the engine is known; or, where a user came first, is to be measured later."""
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """The engine serves again."""
 
@@ -101,6 +111,14 @@ class Registered:
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The engine has the candidate under its unique name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Whether what the engine serves is what was trained; nobody can override that it is not."""
+
+    passed: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +161,19 @@ class Cancel:
 
 
 Event: TypeAlias = (
-    "Frozen | Acquired | Trained | Released | Published | Registered | Loaded | Examined | Activated | Rejected"
-    " | Unloaded | Failed | Cancel"
+    "Frozen | Acquired | Trained | Measured | Released | Published | Registered | Loaded | Compared | Examined"
+    " | Activated | Rejected | Unloaded | Failed | Cancel"
 )
 
 EXPECTED: Mapping[Phase, tuple[type, ...]] = {
     Phase.FREEZING: (Frozen, Failed, Cancel),
     Phase.ACQUIRING: (Acquired, Failed, Cancel),
     Phase.TRAINING: (Trained, Failed, Cancel),
+    Phase.MEASURING: (Measured, Failed, Cancel),
     Phase.RELEASING: (Released, Failed, Cancel),
     Phase.PUBLISHING: (Published, Registered, Failed, Cancel),
     Phase.LOADING: (Loaded, Failed, Cancel),
+    Phase.COMPARING: (Compared, Failed, Cancel),
     Phase.EXAMINING: (Examined, Failed, Cancel),
     Phase.ACTIVATING: (Activated, Failed, Cancel),
     Phase.REJECTING: (Rejected, Unloaded, Failed, Cancel),
@@ -191,7 +211,7 @@ class CycleState:
 Step: TypeAlias = tuple[CycleState, tuple[Command, ...]]
 
 
-_LONG = (Phase.ACQUIRING, Phase.TRAINING, Phase.EXAMINING)
+_LONG = (Phase.ACQUIRING, Phase.TRAINING, Phase.MEASURING, Phase.COMPARING, Phase.EXAMINING)
 """Phases whose step is stopped by a cancellation: users may keep the machine busy for as long as they like."""
 
 
@@ -216,6 +236,8 @@ def step(state: CycleState, event: Event) -> Step:
         case Acquired():
             return _onwards(replace(state, holding=True), Phase.TRAINING, Command.TRAIN)
         case Trained():
+            return _onwards(state, Phase.MEASURING, Command.MEASURE)
+        case Measured():
             return _onwards(state, Phase.RELEASING, Command.RELEASE)
         case Released():
             return _onwards(replace(state, holding=False), Phase.PUBLISHING, Command.PUBLISH)
@@ -224,7 +246,9 @@ def step(state: CycleState, event: Event) -> Step:
         case Registered():
             return _load(replace(state, registered=True))
         case Loaded():
-            return _onwards(state, Phase.EXAMINING, Command.EXAMINE)
+            return _onwards(state, Phase.COMPARING, Command.COMPARE)
+        case Compared():
+            return _compared(state, event)
         case Activated():
             return _wind_up(replace(state, registered=False, loaded=False))
         case Rejected():
@@ -250,6 +274,12 @@ def _load(state: CycleState) -> Step:
     if state.ending is not None:
         return _wind_up(state)
     return replace(state, phase=Phase.LOADING, loaded=True), (Command.LOAD,)
+
+
+def _compared(state: CycleState, event: Compared) -> Step:
+    if event.passed:
+        return _onwards(state, Phase.EXAMINING, Command.EXAMINE)
+    return _wind_up(replace(state, ending=state.ending or Ending(Verdict.REJECTED, event.reason)))
 
 
 def _examined(state: CycleState, event: Examined) -> Step:
@@ -313,8 +343,9 @@ def _wind_up(state: CycleState) -> Step:
 def render_diagram() -> str:
     """Draw the table as a Mermaid state diagram, by walking every state that can be reached."""
     samples: tuple[Event, ...] = (
-        *(Frozen(True), Frozen(False), Acquired(), Trained(), Released(), Published(), Registered(), Loaded()),
-        *(Examined(True, "passed"), Examined(False, "failed"), Activated(), Rejected(), Unloaded()),
+        *(Frozen(True), Frozen(False), Acquired(), Trained(), Measured(), Released(), Published(), Registered()),
+        *(Loaded(), Compared(True, "equal"), Compared(False, "not equal"), Examined(True, "passed")),
+        *(Examined(False, "failed"), Activated(), Rejected(), Unloaded()),
         *(Failed("a step failed"), Cancel("asked")),
     )
     edges: set[tuple[str, str, str]] = set()

@@ -107,7 +107,8 @@ def build_dataset(
     dropped["nearly repeated request"] = len(distinct) - len(apart)
     available = Counter(one.source for one in apart)
     wanted = shares(curriculum, available, {one.source for one in apart if one.expected})
-    parts, units = divided(apart, wanted, split.near_duplicate, curriculum.seed)
+    optional = {one.name for one in curriculum.sources if one.optional}
+    parts, units = divided(apart, wanted, split.near_duplicate, curriculum.seed, optional)
     _check_sizes(curriculum, parts, wanted, available)
     weights = {one.name: one.weight for one in curriculum.sources}
     chosen = {name: shuffled(_weighted(part, weights), curriculum.seed) for name, part in parts.items()}
@@ -136,6 +137,13 @@ def _without_pairs(examples: Iterable[Example]) -> list[Example]:
     return [replace(one, rejected=None) for one in examples]
 
 
+_TOO_FEW = {
+    "train": "for train are there",
+    "validation": "for validation are there",
+    "heldout": "for held-out have an expected answer",
+}
+
+
 def _check_sizes(
     curriculum: Curriculum,
     parts: Mapping[str, Mapping[str, Sequence[Example]]],
@@ -143,7 +151,10 @@ def _check_sizes(
     available: Mapping[str, int],
 ) -> None:
     problems = []
+    optional = {one.name for one in curriculum.sources if one.optional}
     for source, share in wanted.items():
+        if source in optional:
+            continue
         short = [
             f"{len(parts[name][source])} of {getattr(share, name)} for {name}"
             for name in parts
@@ -151,9 +162,11 @@ def _check_sizes(
         ]
         if short:
             problems.append(f"source {source!r} gives {', '.join(short)} ({available[source]} distinct ones in all)")
-    heldout = sum(len(part) for part in parts["heldout"].values())
-    if heldout < curriculum.split.heldout and not problems:
-        problems.append(f"{heldout} of {curriculum.split.heldout} for held-out have an expected answer")
+    # What optional sources left open must have been made up for.
+    for name, told in _TOO_FEW.items():
+        given, whole = sum(map(len, parts[name].values())), getattr(curriculum.split, name)
+        if given < whole and not problems:
+            problems.append(f"{given} of {whole} {told}")
     if problems:
         raise DatasetError(
             f"the sources of {curriculum.adapter} give too few distinct examples: {'; '.join(problems)}",

@@ -22,6 +22,7 @@ _MASKS = (
     (re.compile(r"\d+(?:[.,:]\d+)*"), " number "),
 )
 _WORD = re.compile(r"\w+")
+_AROUND_VALUES = "\"'“”«»`.,;:!?()[] "
 
 MANY = 1500
 """From this many examples on, pairs are looked for with MinHash."""
@@ -58,6 +59,15 @@ def masked(request: str) -> str:
     return " ".join(_WORD.findall(text))
 
 
+def values_in(request: str) -> Counter[str]:
+    """What `masked` masks: the texts in quotes, paths and numbers of a request, case apart, each with how often."""
+    text, found = request.casefold(), Counter[str]()
+    for pattern, word in _MASKS:
+        found.update(f"{word.strip()} {one.strip(_AROUND_VALUES)}" for one in pattern.findall(text))
+        text = pattern.sub(" ", text)
+    return found
+
+
 def shingles(request: str) -> Shingles:
     """The 3-word shingles of the masked request; a shorter request is one shingle."""
     words = masked(request).split()
@@ -85,6 +95,29 @@ def alike(first: Sequence[Example], second: Sequence[Example], threshold: float)
             likeness = count / (len(mine) + len(sets[there]) - count)
             if likeness >= threshold:
                 yield here, there, likeness
+
+
+class Requests:
+    """Requests that are known, to be asked whether another one is much like one of them. Exact."""
+
+    def __init__(self, requests: Iterable[str] = ()) -> None:
+        self._sets: list[Shingles] = []
+        self._having: dict[Hashable, list[int]] = defaultdict(list)
+        for one in requests:
+            self.add(one)
+
+    def add(self, request: str) -> None:
+        """Know one more."""
+        mine = shingles(request)
+        for shingle in mine:
+            self._having[shingle].append(len(self._sets))
+        self._sets.append(mine)
+
+    def has_like(self, request: str, threshold: float) -> bool:
+        """Whether a known one is at least `threshold` like this one."""
+        mine = shingles(request)
+        shared = Counter(at for shingle in mine for at in self._having.get(shingle, ()))
+        return any(count / (len(mine) + len(self._sets[at]) - count) >= threshold for at, count in shared.items())
 
 
 def near_pairs(examples: Sequence[Example], threshold: float) -> Iterator[tuple[int, int, float]]:

@@ -45,7 +45,7 @@ from gaiad.learner.guards import Guards
 from gaiad.learner.history import History
 from gaiad.learner.lookout import Lookout
 from gaiad.learner.ports import Gpu, ServingEngine
-from gaiad.learner.runner import TRAINER
+from gaiad.learner.runner import PROGRAMS, Programs
 from gaiad.learner.slots import Slots
 from gaiad.learner.steps import Steps
 from gaiad.registry import Registry
@@ -73,7 +73,7 @@ class LearnerLoop:
         cycles: Cycles,
         conversations: Conversations,
         max_rank: int,
-        trainer: Sequence[str] = TRAINER,
+        programs: Programs = PROGRAMS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         learning = config.learning
@@ -87,7 +87,7 @@ class LearnerLoop:
             cycles=cycles,
             conversations=conversations,
             max_rank=max_rank,
-            trainer=trainer,
+            programs=programs,
         )
         self._slots = Slots(engine, gpu, registry, set_aside=self._set_aside, patience_s=UNLOAD_PATIENCE_S)
         self._lookout = Lookout(learning, gpu, self._steps, cycles, up_since=clock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,6 +95,12 @@ class ServingEngine(Completions, Protocol):
 
     async def unload(self, version: VersionName) -> None:
         """Unload an adapter version; not loaded is fine."""
+
+    async def log_prob(self, model: str, before: Sequence[int], token: int, *, timeout_s: float | None = None) -> float:
+        """The log-probability in nats that the base or a version gives `token` after the tokens `before`."""
+
+    async def rendered(self, model: str, messages: Sequence[Mapping[str, str]]) -> Sequence[int]:
+        """The tokens that it makes of a chat's messages, an answer's beginning included."""
 
     async def loaded(self) -> frozenset[VersionName]:
         """What it has loaded."""

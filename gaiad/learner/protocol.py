@@ -50,6 +50,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceJob:
+    """What a trained adapter is measured on: at most `examples` of a split file, none above `max_tokens` tokens.
+
+    Paths are absolute. On a `cpu` the base lies in main memory, beside an engine that may be serving.
+    """
+
+    base_model: str
+    adapter_dir: str
+    examples_path: str
+    examples: int
+    max_tokens: int
+    threads: int = 0
+    device: Device = "auto"
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """The child is alive and has understood the job."""
 
@@ -130,6 +147,35 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """One example under PEFT: `tokens` are prompt and answer, which begins at `answer_from`.
+
+    `adapter` and `base` hold the log-probability in nats of each token but the first, with the adapter and without.
+    `key` is the example's, `rendered_sha256` the digest of the prompt's text as the template renders it.
+    """
+
+    key: str
+    rendered_sha256: str
+    tokens: tuple[int, ...]
+    answer_from: int
+    adapter: tuple[float, ...]
+    base: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the adapter gives over the unquantised base; where nothing can be measured here, `unable` says why."""
+
+    type: ClassVar[str] = "reference"
+    measured: tuple[Measured, ...] = ()
+    weights_sha256: str = ""
+    device: str = ""
+    peak_memory_bytes: int = 0
+    wall_s: float = 0.0
+    unable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Error:
     """The run failed, in one sentence, with what to try; `of_data`: the same dataset would break it again."""
 
@@ -139,7 +185,7 @@ class Error:
     of_data: bool = True
 
 
-Message: TypeAlias = Hello | Progress | Checkpoint | Result | Error
+Message: TypeAlias = Hello | Progress | Checkpoint | Result | Reference | Error
 
 # Fields that came later than the first release of this version, by the class that holds them.
 _LATER: Mapping[type, frozenset[str]] = {
@@ -151,14 +197,16 @@ _LATER: Mapping[type, frozenset[str]] = {
     TrainingSpec: frozenset({"preference", "preference_beta", "preference_margin", "preference_weight"}),
 }
 
-_MESSAGES: Mapping[str, type[Message]] = {kind.type: kind for kind in (Hello, Progress, Checkpoint, Result, Error)}
+_MESSAGES: Mapping[str, type[Message]] = {
+    kind.type: kind for kind in (Hello, Progress, Checkpoint, Result, Reference, Error)
+}
 _HINT = "look at the run's log; trainer and daemon must be of the same release"
 
 
-def encode(message: Message | Job) -> str:
+def encode(message: Message | Job | ReferenceJob) -> str:
     """Render a message or a job as one line, newline included."""
     body = _body(message)
-    if not isinstance(message, Job):
+    if not isinstance(message, Job | ReferenceJob):
         body = {"type": message.type, **body}
     return json.dumps(body, ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n"
 
@@ -171,8 +219,14 @@ def _body(value: object) -> dict[str, object]:
         usual = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         if entry.name in later and held == usual:
             continue
-        body[entry.name] = _body(held) if isinstance(held, LoraSpec | TrainingSpec) else held
+        body[entry.name] = _plain(held)
     return body
+
+
+def _plain(held: object) -> object:
+    if isinstance(held, tuple):
+        return [_plain(one) for one in held]
+    return _body(held) if isinstance(held, LoraSpec | TrainingSpec | Measured) else held
 
 
 def parse_line(line: str) -> Message:
@@ -198,6 +252,17 @@ def parse_job(line: str) -> Job:
         TrainingError: the line is no job, or one of another version.
     """
     job = typing.cast(Job, _built(Job, _object(line)))
+    _check_version(job.version)
+    return job
+
+
+def parse_reference_job(line: str) -> ReferenceJob:
+    """Read the job line of a measurement.
+
+    Raises:
+        TrainingError: the line is no such job, or one of another version.
+    """
+    job = typing.cast(ReferenceJob, _built(ReferenceJob, _object(line)))
     _check_version(job.version)
     return job
 

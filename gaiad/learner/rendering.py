@@ -121,3 +121,8 @@ def _rendered(example: Example, tokenizer: Tokenizer) -> tuple[str, str]:
         raise TrainingError(
             f"the chat template refuses {example.origin}: {error}", hint="write it with roles that the template knows"
         ) from error
+
+
+def prompt_text(example: Example, tokenizer: Tokenizer) -> str:
+    """The prompt of an example as the chat template renders it."""
+    return _rendered(example, tokenizer)[0]

@@ -13,6 +13,7 @@ import os
 import signal
 import types
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,11 +21,23 @@ import structlog
 
 from gaiad.ending import how_it_ended, last_words
 from gaiad.errors import TrainingError
-from gaiad.learner.protocol import MAX_LINE_BYTES, STOP_LINE, Error, Job, Message, Result, encode, parse_line
+from gaiad.learner.protocol import (
+    MAX_LINE_BYTES,
+    STOP_LINE,
+    Error,
+    Job,
+    Message,
+    Reference,
+    ReferenceJob,
+    Result,
+    encode,
+    parse_line,
+)
 
 log = structlog.get_logger()
 
 TRAINER = ("-m", "gaiad.learner.train")
+MEASURER = ("-m", "gaiad.learner.parity_child")
 
 _PASSED = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"})
 _PASSED_PREFIXES = ("CUDA_", "LC_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_", "TRITON_")
@@ -50,6 +63,17 @@ def child_environment(parent: Mapping[str, str], *, threads: int) -> dict[str, s
     return _POLITE | passed | _OFFLINE
 
 
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The children's programs, as words after a Python: who trains, and who measures what was trained."""
+
+    trainer: Sequence[str] = TRAINER
+    measurer: Sequence[str] = MEASURER
+
+
+PROGRAMS = Programs()
+
+
 class Run:
     """One child and what it said. Whoever starts it must await `outcome()` or `stop()`, or use it as a context."""
 
@@ -61,13 +85,13 @@ class Run:
         self._stopping = False
         self._deadline: asyncio.Timeout | None = None
         self._left_s = silence_s
-        self._result: Result | None = None
+        self._result: Result | Reference | None = None
         self._failure: TrainingError | None = None
         self._reported_error = False
 
     @classmethod
     async def start(
-        cls, job: Job, *, python: str, log_path: Path, silence_s: float, program: Sequence[str] = TRAINER
+        cls, job: Job | ReferenceJob, *, python: str, log_path: Path, silence_s: float, program: Sequence[str] = TRAINER
     ) -> Run:
         """Spawn the child and hand it the job; its stderr goes to `log_path`.
 
@@ -139,16 +163,33 @@ class Run:
             if isinstance(message, Error):
                 self._reported_error = True
                 self._fail(TrainingError(message.message, hint=message.hint, of_data=message.of_data))
-            elif isinstance(message, Result):
+            elif isinstance(message, Result | Reference):
                 self._result = message
             yield message
 
     async def outcome(self) -> Result:
-        """Hear the child out, wait for its end, and return the result.
+        """Hear the trainer out, wait for its end, and return the result.
 
         Raises:
-            TrainingError: anything but exactly one result followed by exit code 0.
+            TrainingError: anything but a result followed by exit code 0.
         """
+        said = await self._last_said()
+        if not isinstance(said, Result):
+            raise TrainingError("the trainer ended without a result", hint=f"see {self._log_path}")
+        return said
+
+    async def reference(self) -> Reference:
+        """The same for a child that measures: its reference.
+
+        Raises:
+            TrainingError: anything but a reference followed by exit code 0.
+        """
+        said = await self._last_said()
+        if not isinstance(said, Reference):
+            raise TrainingError("the child ended without what it was to measure", hint=f"see {self._log_path}")
+        return said
+
+    async def _last_said(self) -> Result | Reference | None:
         try:
             async for _ in self.messages():
                 pass
@@ -162,8 +203,6 @@ class Run:
             if code != 0:
                 why = self._last_words() if code > 0 else ""
                 raise TrainingError(f"the trainer {how_it_ended(code)}{why}", hint=f"see {self._log_path}")
-            if self._result is None:
-                raise TrainingError("the trainer ended without a result", hint=f"see {self._log_path}")
             return self._result
         finally:
             self._kill()

@@ -24,6 +24,7 @@ from gaiad.errors import AdapterError, DatasetError, EngineError, Refuse, Traini
 from gaiad.gpu.identity import base_identity
 from gaiad.learner import artifacts, cycle, gate
 from gaiad.learner.attempt import Attempt, ExamProgress, Order
+from gaiad.learner.comparison import Comparison
 from gaiad.learner.cycle import Command, Kind
 from gaiad.learner.dataset import Dataset
 from gaiad.learner.examiner import KeptReports, exam_key, examine
@@ -31,7 +32,7 @@ from gaiad.learner.exams.kinds import exam_kind
 from gaiad.learner.exams.score import ExamReport, Item
 from gaiad.learner.ports import Gpu, Hold, ServingEngine
 from gaiad.learner.protocol import Job, Progress, Result
-from gaiad.learner.runner import TRAINER, Run
+from gaiad.learner.runner import PROGRAMS, Programs, Run
 from gaiad.learner.sources import catalogue
 from gaiad.learner.sources.exchanges import CorrectedExchange, shaping_fields
 from gaiad.learner.sources.material import signature
@@ -62,7 +63,7 @@ class Steps:
         cycles: Cycles,
         conversations: Conversations,
         max_rank: int,
-        trainer: Sequence[str] = TRAINER,
+        programs: Programs = PROGRAMS,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -72,7 +73,8 @@ class Steps:
         self._conversations = conversations
         self._python = config.learning.python or sys.executable
         self._max_rank = max_rank
-        self._trainer = trainer
+        self._trainer = programs.trainer
+        self._comparison = Comparison(config=config, engine=engine, python=self._python, program=programs.measurer)
         self._kept = KeptReports(config.runs_dir / "exams")
         self._shapes: dict[str, tuple[str, ...]] = {}
 
@@ -85,12 +87,16 @@ class Steps:
                 return await self._acquire(attempt)
             case Command.TRAIN:
                 return await self._train(attempt)
+            case Command.MEASURE:
+                return await self._comparison.measure(attempt)
             case Command.RELEASE:
                 return await self._release(attempt)
             case Command.PUBLISH:
                 return await self._publish(attempt)
             case Command.LOAD:
                 return await self._load(attempt)
+            case Command.COMPARE:
+                return await self._comparison.compare(attempt)
             case Command.EXAMINE:
                 return await self._examine(attempt)
             case Command.UNLOAD:
@@ -171,7 +177,9 @@ class Steps:
     def material(self) -> str:
         """A digest of what the curricula's and the owner's files look like from outside (blocking)."""
         learning = self._config.learning
-        return signature((str(self.curricula()), *learning.documents, *learning.registries))
+        # Not what is being added to a file that nobody reads yet.
+        made = sorted(map(str, self._config.self_made_dir.rglob("*.jsonl")))
+        return signature((str(self.curricula()), *learning.documents, *learning.registries, *made))
 
     async def corrections(self, curriculum: Curriculum) -> list[CorrectedExchange]:
         """What users corrected or approved of at the curriculum's stages and let be learned from."""
@@ -194,6 +202,8 @@ class Steps:
             corrections,
             documents=[Path(one) for one in learning.documents],
             registries=learning.registries,
+            self_made=self._config.self_made_dir,
+            base=self._engine.served_name or "",
         )
         return dataset, catalogue.freeze(dataset, self._config.datasets_dir)
 

@@ -369,7 +369,9 @@ def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = Non
     hub.logging.disable_progress_bar()
     hub.set_seed(job.training.seed)
     torch.set_num_threads(job.threads or torch.get_num_threads())
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     with ExitStack() as closing:
         shelves = job.checkpoint_dir or closing.enter_context(tempfile.TemporaryDirectory(prefix="gaiad-run-"))
         run = prepared(job, stop, say, Path(shelves), layout)

@@ -8,7 +8,7 @@ random number.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gaiad.curriculum import Json
@@ -18,7 +18,7 @@ from gaiad.learner.likeness import near_pairs
 from gaiad.learner.shares import Share
 
 TEMPLATE = "template"
-"""The unit of what names no larger one: what was made of one template."""
+"""The unit of what names no larger one, and of what only counts as another stratum: what was made of one template."""
 
 Parts = dict[str, dict[str, list[Example]]]
 """Split -> source -> examples."""
@@ -55,9 +55,16 @@ class Units:
 
 
 def divided(
-    examples: Sequence[Example], wanted: Mapping[str, Share], near_duplicate: float, seed: int
+    examples: Sequence[Example],
+    wanted: Mapping[str, Share],
+    near_duplicate: float,
+    seed: int,
+    optional: Collection[str] = (),
 ) -> tuple[Parts, Units]:
-    """Choose each split's examples of each source, in the largest units that leave no split short."""
+    """Choose each split's examples of each source, in the largest units that leave no split short.
+
+    What `optional` sources are to give, others may give instead.
+    """
     pairs = [(here, there) for here, there, _ in near_pairs(examples, near_duplicate)]
     deepest: dict[str, int] = defaultdict(int)
     for one in examples:
@@ -65,8 +72,8 @@ def divided(
     levels = dict.fromkeys(deepest, 0)
     while True:
         units = Units(levels)
-        parts = allotted(clusters(examples, pairs, units), wanted, seed)
-        short = _short(parts, wanted)
+        parts = allotted(clusters(examples, pairs, units), wanted, seed, optional)
+        short = _short(parts, wanted, optional)
         smaller = {source for source in levels if levels[source] < deepest[source]}
         # Whoever is short may lack what a larger unit of another source has taken along.
         finer = short & smaller or (smaller if short else set())
@@ -104,16 +111,24 @@ def clusters(examples: Sequence[Example], pairs: Iterable[tuple[int, int]], unit
 def _cluster(found: list[Example], units: Units) -> Cluster:
     first = found[0]
     whole = units.whole_of(first)
-    return Cluster(first.source, kind_of(whole), found, whole != first.group)
+    is_large = whole != first.group and whole.partition("/")[0] != TEMPLATE
+    return Cluster(first.source, kind_of(whole), found, is_large)
 
 
 def _unit(example: Example, level: int) -> str:
     return example.kin[level].partition("/")[0] if level < len(example.kin) else TEMPLATE
 
 
-def _short(parts: Parts, wanted: Mapping[str, Share]) -> set[str]:
+def _short(parts: Parts, wanted: Mapping[str, Share], optional: Collection[str]) -> set[str]:
+    """Which sources give a split too little; an optional one only where nobody made up for it."""
+    lacking = {
+        name
+        for name in SPLITS
+        if sum(map(len, parts[name].values())) < sum(getattr(one, name) for one in wanted.values())
+    }
     return {
         source
         for source, share in wanted.items()
-        if any(len(parts[name][source]) < getattr(share, name) for name in SPLITS)
+        for name in (lacking if source in optional else SPLITS)
+        if len(parts[name][source]) < getattr(share, name)
     }

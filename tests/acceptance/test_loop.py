@@ -112,6 +112,14 @@ def test_a_cycle_promotes_an_adapter_that_is_clearly_better(home: World, learned
     assert candidate["low"] > exams["candidate"]["constant"]["rate"]
 
 
+def test_the_engine_serves_what_was_trained(learned: dict[str, Any]) -> None:
+    parity = learned["row"]["report"]["parity"]
+    assert parity["measured"]
+    assert parity["passed"]
+    assert max(parity["answer_odds"], parity["telling_odds"]) <= 0.25
+    assert parity["effect_nats"] > 1, "the adapter does something that can be missed"
+
+
 def test_the_promoted_version_serves_stage_alias_and_full_name(home: World, learned: dict[str, Any]) -> None:
     version = learned["row"]["report"]["version"]
     assert ask(home, extra_headers=STAGE).headers["X-Gaia-Adapter"] == version

@@ -62,6 +62,8 @@ def _reply_text(faults: Mapping[str, Json], served: str, body: Json, release: tu
         return str(replies[body["model"]])
     if faults.get("reply") is not None:
         return str(faults.get("reply")) * int(faults.get("reply_times", 1))
+    if faults.get("reworded") is not None:
+        return str(faults["reworded"]) + str(body["messages"][-1]["content"]).rpartition("It is: ")[2]
     constrained = _constrained(body, release)
     if constrained is not None:
         return constrained

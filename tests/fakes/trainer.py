@@ -125,7 +125,13 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    job = parse_job(sys.stdin.readline())
+    line = sys.stdin.readline()
+    # Where a script stands in for a whole Python, it is asked for what was trained too.
+    if "adapter_dir" in json.loads(line):
+        from tests.fakes.measurer import measure
+
+        return measure(line, "normal")
+    job = parse_job(line)
     deaf = fault in ("ignore_sigterm", "hang")
     threading.Thread(target=listen, args=(job_read, stopped), kwargs={"deaf": deaf}, daemon=True).start()
     job_read.set()

@@ -23,6 +23,7 @@ all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value
     finish_reason    instead of "stop"                      tool_calls       in place of content
     stream_error     end streams with an error event   torn             abort in the middle of a chunk
     message          the text of a `status`            retry_after      the Retry-After of a `status`
+    reworded         reply with this and what the last message has after "It is: "
     reply_times      repeat that text so often
     status_times     give the `status` so often only    garbage          answer 200 with these characters
     embeds           serve /v1/embeddings, which a model that generates does not
@@ -30,6 +31,7 @@ all but the flags, `GET /_fault` shows the faults and `POST /_fault {name: value
     piece_chars      cut the text into tokens of N characters, not into words
     directed         a request's words set faults for it alone: see `tests.fakes.directed`
     forgets          keep neither requests nor replies
+    no_log_probs     leave them out                     swapped          give those of other weights
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from aiohttp import web
 
 from tests.fakes.directed import directed
 from tests.fakes.generation import Generation
+from tests.fakes.log_probs import OTHER, forced_log_prob, mark_of
 from tests.fakes.vllm_flags import parse
 from tests.fakes.vllm_forms import chat_body, counted, message_events, message_of, response_events, response_of
 
@@ -198,7 +201,11 @@ async def _answer(fake: Fake, request: web.Request, made: Generation, body: Json
         if not fake.fault("forgets"):
             fake.stored[reply["id"]] = reply
         return web.json_response(reply, dumps=_compact)
-    return web.json_response(made.whole())
+    whole = made.whole()
+    if request.path == "/v1/completions" and body.get("allowed_token_ids") and not fake.fault("no_log_probs"):
+        mark = OTHER if fake.fault("swapped") else mark_of(fake.adapters.get(str(body.get("model"))))
+        whole["choices"][0]["logprobs"] = forced_log_prob(mark, body["prompt"], body["allowed_token_ids"][0])
+    return web.json_response(whole)
 
 
 def _compact(value: Json) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +20,11 @@ from gaiad.errors import EngineError, Refuse
 from gaiad.exchange import ExchangeRecord, Judgement
 from gaiad.learner.loop import LearnerLoop
 from gaiad.learner.ports import Pausable
+from gaiad.learner.runner import Programs
 from gaiad.learner.sources import catalogue
 from gaiad.registry import Registry
 from gaiad.rollout import ReplyOutcome
+from tests.fakes.log_probs import OTHER, log_probs_of, mark_of, prompt_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECT = AdapterName("json-architect")
@@ -51,6 +53,8 @@ class TinyEngine:
         self.late: set[VersionName] = set()
         self.load_calls: list[VersionName] = []
         self.asked = self.waiting = 0
+        self.swapped = self.renders_otherwise = False
+        self.no_log_probs = 0
         self.exam_gate = asyncio.Event()
         self.exam_gate.set()
 
@@ -86,6 +90,19 @@ class TinyEngine:
             raise EngineError(f"{model} does not exist", hint="load it")
         text = self.right[body["messages"][-1]["content"]] if self.is_good(model) else '{"selected_tool": "nothing"}'
         return {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+
+    async def log_prob(self, model: str, before: Sequence[int], token: int, *, timeout_s: float | None = None) -> float:
+        self._answer()
+        if self.no_log_probs:
+            self.no_log_probs -= 1
+            raise EngineError("the engine answers without a log-probability", hint="look")
+        mark = OTHER if self.swapped else mark_of(self.adapters[VersionName(model)])
+        return log_probs_of(mark, [*before, token])[-1]
+
+    async def rendered(self, model: str, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        self._answer()
+        tokens = prompt_tokens(messages)
+        return tokens[:-1] if self.renders_otherwise else tokens
 
     def _answer(self) -> None:
         if self.broken:
@@ -150,6 +167,7 @@ class World:
     database: Database
     loop: LearnerLoop
     trainer: list[str] = field(default_factory=list)
+    measurer: list[str] = field(default_factory=list)
 
     async def train(self, **more: Any) -> CycleRow:
         """Run a cycle to its end."""
@@ -222,7 +240,7 @@ async def world(
         Cycles(database),
         Conversations(database),
     )
-    trainer = ["-m", "tests.fakes.trainer", "normal"]
+    trainer, measurer = ["-m", "tests.fakes.trainer", "normal"], ["-m", "tests.fakes.measurer", "normal"]
     await conversations.load()
     loop = LearnerLoop(
         config=config,
@@ -232,7 +250,7 @@ async def world(
         cycles=cycles,
         conversations=conversations,
         max_rank=max_rank,
-        trainer=trainer,
+        programs=Programs(trainer, measurer),
         clock=clock,
     )
     try:
@@ -240,7 +258,7 @@ async def world(
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(loop.run(), name="learner")
             await loop.reconcile()
-            yield World(config, engine, gpu, registry, cycles, conversations, database, loop, trainer)
+            yield World(config, engine, gpu, registry, cycles, conversations, database, loop, trainer, measurer)
             running.cancel()
     finally:
         await database.close()

@@ -49,7 +49,7 @@ class Notebook:
         stages = [{"stage": "generation", "adapter": "gaia-voice", "version": None, "previous": None}]
         cycle = {"id": "c1", "adapter": "json-architect", "profile": "demo", "phase": "training"}
         return {
-            "learning": {"cycle": cycle if self.cycle_runs else None},
+            "learning": {"cycle": cycle if self.cycle_runs and self.verdict is None else None},
             "health": "ok",
             "uptime_s": 61.0,
             "stages": stages,
@@ -76,6 +76,11 @@ class Notebook:
                 :limit
             ]
         }
+
+    async def cycle_page(self, name: str) -> Answer:
+        if name != "c1":
+            return Unknown(f"there is no cycle {name!r}", "gaiadctl cycles lists them")
+        return {"cycle": "c1", "html": "<!doctype html><title>json-architect: promoted</title>"}
 
     async def adapters(self) -> Reply:
         return {"adapters": [{"adapter": "gaia-voice", "versions": []}]}
@@ -309,6 +314,64 @@ async def test_a_bug_in_one_command_leaves_the_socket_serving(path: Path, notebo
 async def test_waiting_for_a_cycle_ends_with_its_verdict(path: Path, notebook: Notebook) -> None:
     code, page, _ = await gaiadctl(path, "train", "json-architect", "--wait")
     assert (code, page.strip()) == (DONE, "json-architect: promoted: +40 points")
+
+
+async def watcher(path: Path, *words: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "gaiad.cli", "--socket", str(path), "watch", *words)
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=ROOT)
+
+
+async def test_a_watched_cycle_is_told_of_as_lines_of_json_to_its_end(path: Path, notebook: Notebook) -> None:
+    notebook.cycle_runs, notebook.verdict = True, None
+    child = await watcher(path, "--json")
+    assert child.stdout is not None
+    first = json.loads(await child.stdout.readline())
+    assert (first["event"], first["cycle"]["phase"]) == ("progress", "training")
+    notebook.verdict = "rejected"
+    told, _ = await child.communicate()
+    last = json.loads(told.splitlines()[-1])
+    assert (last["event"], last["cycle"]["verdict"], child.returncode) == ("end", "rejected", FAILED)
+
+
+async def test_a_daemon_that_goes_away_and_comes_back_is_waited_for(path: Path, notebook: Notebook) -> None:
+    notebook.cycle_runs, notebook.verdict = True, None
+    elsewhere = path.with_name("again.sock")
+    async with serve(elsewhere, notebook):
+        child = await watcher(elsewhere)
+        assert child.stdout is not None
+        assert await child.stdout.readline() == b"json-architect (demo)  training\n"
+    assert b"waiting for it" in await child.stdout.readline()
+    notebook.verdict = "interrupted"
+    async with serve(elsewhere, notebook):
+        told, _ = await child.communicate()
+    assert (told, child.returncode) == (b"json-architect: interrupted: +40 points\n", FAILED)
+
+
+async def test_where_no_cycle_runs_there_is_nothing_to_watch(path: Path, notebook: Notebook) -> None:
+    code, _, complaint = await gaiadctl(path, "watch")
+    assert (code, "no cycle is running" in complaint) == (REFUSED, True)
+    code, _, _ = await gaiadctl(path.with_name("nobody.sock"), "watch")
+    assert code == NO_DAEMON
+
+
+async def test_leaving_the_watch_leaves_the_cycle_running(path: Path, notebook: Notebook) -> None:
+    notebook.cycle_runs, notebook.verdict = True, None
+    child = await watcher(path)
+    assert child.stdout is not None
+    await child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, complaint = await child.communicate()
+    assert (child.returncode, b"the cycle goes on" in complaint) == (INTERRUPTED, True)
+
+
+async def test_a_cycle_is_written_as_a_page(path: Path, notebook: Notebook, tmp_path: Path) -> None:
+    target = tmp_path / "cycle.html"
+    code, told, _ = await gaiadctl(path, "report", "--out", str(target))
+    assert (code, told.strip()) == (DONE, f"wrote {target}")
+    assert "json-architect: promoted" in target.read_text("utf-8")
+    code, _, complaint = await gaiadctl(path, "report", "c2", "--out", str(target))
+    assert (code, "gaiadctl cycles lists them" in complaint) == (FAILED, True)
 
 
 async def test_leaving_the_wait_leaves_the_cycle_running(path: Path, notebook: Notebook) -> None:

@@ -18,6 +18,7 @@ from gaiad.gpu.admission import Lease
 from gaiad.gpu.engine import Engine
 from gaiad.gpu.loop import GpuLoop
 from gaiad.learner.loop import LearnerLoop
+from gaiad.learner.runner import Programs
 from gaiad.registry import Registry
 from tests.fakes.trainer import write_adapter
 from tests.fakes.vllm_process import RunningVllm, running_vllm
@@ -60,7 +61,7 @@ def settings(folder: Path, url: str) -> Config:
 
 
 @asynccontextmanager
-async def parts(folder: Path, fault: str) -> AsyncIterator[Parts]:
+async def parts(folder: Path, fault: str, *, measures: str = "normal") -> AsyncIterator[Parts]:
     with running_vllm() as vllm:
         config = settings(folder, vllm.url)
         database = await Database.open(config)
@@ -75,7 +76,9 @@ async def parts(folder: Path, fault: str) -> AsyncIterator[Parts]:
             cycles=cycles,
             conversations=Conversations(database),
             max_rank=16,
-            trainer=(str(ROOT / "tests" / "fakes" / "trainer.py"), fault),
+            programs=Programs(
+                (str(ROOT / "tests" / "fakes" / "trainer.py"), fault), ("-m", "tests.fakes.measurer", measures)
+            ),
         )
         await learner.boot()
         try:
@@ -100,6 +103,7 @@ async def test_a_whole_cycle_quiets_the_engine_trains_examines_and_serves_again(
         assert row.verdict == "rejected", row.reason
         assert str(p.gpu.phase) == "serving"
         assert await p.engine.loaded() == frozenset()
+        assert "right choices" in str(row.reason), "it came as far as the exam"
         paths = {one["path"] for one in await p.vllm.seen("")}
         assert {"/pause", "/resume", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"} <= paths
 
@@ -133,6 +137,23 @@ async def test_a_killed_trainer_ends_the_cycle_and_the_engine_serves(tmp_path: P
         assert str(p.gpu.phase) == "serving"
 
 
+async def test_other_weights_under_the_version_s_name_are_found_out_over_http(tmp_path: Path) -> None:
+    async with parts(tmp_path, "normal") as p:
+        await p.vllm.fault(swapped=True)
+        row = await p.ended(await p.learner.start_cycle(ARCHITECT))
+        assert row.verdict == "rejected"
+        assert str(row.reason).startswith("served differs from trained")
+        assert await p.engine.loaded() == frozenset()
+
+
+async def test_an_engine_that_gives_no_log_probabilities_fails_the_cycle_with_what_to_set(tmp_path: Path) -> None:
+    async with parts(tmp_path, "normal") as p:
+        await p.vllm.fault(no_log_probs=True)
+        row = await p.ended(await p.learner.start_cycle(ARCHITECT))
+        assert row.verdict == "failed"
+        assert "parity_examples" in str(row.reason)
+
+
 def stands_still(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "T"
 
@@ -153,7 +174,7 @@ async def test_a_user_is_let_in_within_a_second_while_the_trainer_stands_still(t
         assert isinstance(lease, Lease)
         before = str(p.learner.status()["cycle"])
         assert "training" in before
-        assert stands_still(trainer_pid())
+        await until(lambda: stands_still(trainer_pid()))
         lease.release()
         row = await p.ended(name)
         assert row.verdict == "rejected", row.reason

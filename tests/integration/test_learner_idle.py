@@ -7,6 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+from gaiad.errors import CurriculumError
+from gaiad.learner.made_file import MadeFile, opened
+from gaiad.learner.self_made import KEPT, REPLIES, Base, Made
 from gaiad.learner.sources import catalogue
 from tests.integration.learner_world import ARCHITECT, corrected_exchange, until, world
 
@@ -55,6 +60,37 @@ async def test_a_change_in_the_owners_material_may_be_something_new(tmp_path: Pa
         await lookout.look()
         # Only building it could tell.
         assert lookout.news[ARCHITECT] is None
+
+
+async def test_what_the_base_made_is_something_new_once_it_is_whole_and_is_learned_from(tmp_path: Path) -> None:
+    name = alone(tmp_path)
+    spec = tmp_path / name / ARCHITECT / "curriculum.json"
+    text = json.loads(spec.read_text("utf-8"))
+    text["profiles"]["demo"]["sources"].append({"kind": "self_replay", "target": 1, "optional": True})
+    spec.write_text(json.dumps(text), "utf-8")
+    async with world(tmp_path, curricula=name) as w:
+        steps, path = w.loop._steps, w.config.self_made_dir / REPLIES
+        curriculum = steps.curriculum(ARCHITECT, "demo")
+        before = steps.material()
+        with opened(path) as file:
+            assert isinstance(file, MadeFile)
+            for number in range(4):
+                file.add(reply(number, Base(w.engine.served_name)))
+            assert steps.material() == before
+            file.publish()
+        assert steps.material() != before
+        dataset, _ = steps._gathered(curriculum, [])
+        assert [one.source for one in dataset.train].count("self_replay") == 1
+        path.write_text(path.read_text("utf-8").replace(w.engine.served_name, "another"), "utf-8")
+        with pytest.raises(CurriculumError, match="another base model said it"):
+            steps._gathered(curriculum, [])
+
+
+def reply(number: int, base: Base) -> Made:
+    what = ("gravity", "a rumour", "an echo", "irony")[number]
+    text = f"{what} and nothing else is {what}, as the {number + 2} old {what} books say."
+    group = f"open-explain/0{number}"
+    return Made(f"k{number}", "", group, f"What is {what}?", "", text, "stop", KEPT, {"seed": 1}, base, "2026-01-02")
 
 
 async def test_after_a_failure_the_next_try_waits(tmp_path: Path) -> None:

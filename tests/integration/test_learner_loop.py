@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gaiad.adapter import AdapterName, VersionName, VersionStage
+from gaiad.cycle_page import cycle_page
 from gaiad.errors import AdapterError, Refuse
 from tests.fakes.trainer import write_adapter
 from tests.integration.learner_world import ARCHITECT, World, two_versions, until, world
@@ -35,6 +37,31 @@ async def test_a_better_candidate_is_promoted_and_its_cycle_tells_everything(tmp
         assert version.report is not None
         assert version.lineage["dataset_digest"] == row.dataset_digest
         assert not list(w.config.runs_dir.glob("*/staging"))
+
+
+async def test_a_cycle_is_shown_while_it_trains_and_drawn_once_it_has_ended(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.faults("slow")
+        assert isinstance(await w.loop.start_cycle(ARCHITECT), str)
+        await until(lambda: (progress_of(w) or {}).get("step", 0) >= 1)
+        shown = progress_of(w)
+        assert shown is not None
+        assert (shown["peak_share"], shown["flops_per_s"], shown["tokens_per_s"]) == (0.4, 2e11, 100.0)
+        assert shown["memory_bytes"] >= 4 << 30
+        assert shown["eta_s"] == pytest.approx(shown["total"] - shown["step"])
+        assert shown["curve"]["loss"][:2] == [[0, 2.0], [1, 1.0]]
+        await until(lambda: w.loop.status()["cycle"] is None)
+        (row,) = await w.cycles.cycles(1)
+        assert await w.cycles.cycle(row.id) == row
+        assert await w.cycles.cycle("another") is None
+        page = cycle_page(row.to_json())
+        assert "<polyline" in page
+        assert "40.0%" in page
+
+
+def progress_of(w: World) -> dict[str, Any] | None:
+    shown = w.loop.status()["cycle"]
+    return shown["progress"] if isinstance(shown, dict) else None
 
 
 async def test_a_candidate_no_better_than_the_base_is_kept_but_never_serves(tmp_path: Path) -> None:

@@ -25,12 +25,15 @@ LAYERS: dict[int, str] = {
         errors config curriculum adapter exchange keys options user learner.protocol
     """,
     PURE: """
-        card_page consent consent_history content ending erasure idle redact redact_checks redact_columns
+        card_page consent consent_history content cycle_page ending erasure idle redact redact_checks redact_columns
         control.explain control.metrics control.status gpu.command gpu.handoff learner.allotment learner.controls
+        learner.course
         learner.cycle learner.datacard learner.dataset learner.diversity learner.earlier_spec learner.evenness
         learner.example learner.exams.answers learner.exams.kinds learner.exams.score learner.exams.tool_choice
-        learner.gate learner.lengths learner.likeness learner.packing learner.shares learner.sources.computed
-        learner.steadiness
+        learner.gate learner.lengths learner.likeness learner.packing learner.paraphrase learner.parity
+        learner.plain_text learner.self_made learner.self_reply learner.self_work learner.shares
+        learner.sources.computed learner.sources.open_prompts learner.base_shape learner.flops learner.lying
+        learner.memory learner.steadiness
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
         redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
@@ -49,10 +52,12 @@ LAYERS: dict[int, str] = {
         aside conversations copies cycles dataset_files db disk erasures feedback grants keyfile logs migrations
         migrations.env migrations.versions notify postgres redact_file registry shape sqlite_file tables
         control.listener gpu.admission gpu.child gpu.engine gpu.identity gpu.probe learner.artifacts
-        learner.examiner learner.ports learner.runner learner.sources.catalogue learner.sources.documents
+        learner.base_model learner.examiner learner.inquiry learner.made_file learner.ports learner.runner
+        learner.sources.catalogue learner.sources.documents
         learner.sources.epistemics learner.sources.exchanges learner.sources.jsonl learner.sources.judgement
         learner.sources.material learner.sources.own_tools learner.sources.packets learner.sources.registry_files
-        learner.sources.replay learner.sources.source learner.sources.tool_registry learner.sources.voice
+        learner.sources.replay learner.sources.self_instruct learner.sources.self_made_files
+        learner.sources.self_replay learner.sources.source learner.sources.tool_registry learner.sources.voice
         learner.template proxy.early proxy.incoming proxy.outbox proxy.ports proxy.recorder proxy.relay
         proxy.replies proxy.rulebook proxy.upstream proxy.ways proxy.whole
     """,
@@ -60,19 +65,19 @@ LAYERS: dict[int, str] = {
         eraser housekeeper schedule
         control.app control.commands
         gpu.loop
-        learner.attempt learner.events learner.guards learner.history learner.lookout learner.loop learner.slots
-        learner.steps
+        learner.attempt learner.comparison learner.events learner.guards learner.history learner.lookout learner.loop
+        learner.slots learner.steps
         proxy.app proxy.inference proxy.server proxy.shared proxy.stored
     """,
     COMPOSE: """
         daemon __main__
         cli.__main__ cli.adapters cli.backup cli.build cli.client cli.command cli.config cli.consent cli.curriculum
-        cli.dataset cli.erase cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.stages cli.status
-        cli.train
+        cli.dataset cli.erase cli.exchanges cli.explain cli.keys cli.lines cli.main cli.output cli.self_made cli.stages
+        cli.scene cli.status cli.train cli.watch
     """,
     CHILD: """
-        learner.base learner.checkpoint learner.child learner.losses learner.origins learner.rendering learner.snapshot
-        learner.train
+        learner.base learner.checkpoint learner.child learner.losses learner.origins learner.parity_child
+        learner.rendering learner.snapshot learner.device learner.train
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
@@ -116,6 +121,7 @@ def layer_of(module: str) -> int | None:
     return WORLD if MIGRATION.fullmatch(module) else LAYER_OF.get(module)
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that `path` imports anywhere in it, type-checking blocks apart."""
     known, found = modules(), set()
@@ -303,6 +309,7 @@ def test_online_commands_import_nouns_and_each_other_only() -> None:
         "gaiad.cli.dataset",
         "gaiad.cli.config",
         "gaiad.cli.keys",
+        "gaiad.cli.self_made",
         "gaiad.cli.stages",
     }
     wrong = [

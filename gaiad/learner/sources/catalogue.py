@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from gaiad.card_page import card_page
-from gaiad.curriculum import Curriculum, Json, SourceSpec, parse_curriculum, profiles_of
+from gaiad.curriculum import Curriculum, Json, SourceSpec, kinds_of, parse_curriculum, profiles_of
 from gaiad.errors import CurriculumError, DatasetError
 from gaiad.learner import datacard
 from gaiad.learner.dataset import EXCHANGE_ORIGIN, Dataset, Example, build_dataset, digest_of
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.lengths import Count, measured
+from gaiad.learner.self_made import SELF_MADE
 from gaiad.learner.sources import (
     documents,
     epistemics,
@@ -31,6 +32,8 @@ from gaiad.learner.sources import (
     own_tools,
     packets,
     replay,
+    self_instruct,
+    self_replay,
     tool_registry,
     voice,
 )
@@ -57,6 +60,8 @@ _LOADERS: dict[str, Loader] = {
     jsonl.KIND: jsonl.load_examples,
     epistemics.KIND: epistemics.load_examples,
     replay.KIND: replay.load_examples,
+    self_instruct.KIND: self_instruct.load_examples,
+    self_replay.KIND: self_replay.load_examples,
 }
 
 
@@ -95,13 +100,12 @@ def problems_in(folder: Path) -> list[str]:
     problems: dict[str, None] = {}
     for profile in profiles_of(text) or ["full"]:
         try:
-            curriculum = load_curriculum(folder, profile)
+            load_curriculum(folder, profile)
         except CurriculumError as error:
             problems.update(dict.fromkeys(error.message.removeprefix(f"{folder / _SPEC}: ").split("; ")))
-            continue
-        for source in curriculum.sources:
-            if source.kind not in _LOADERS:
-                problems[f"sources: no kind {source.kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
+    for path, kind in kinds_of(text):
+        if kind not in _LOADERS:
+            problems[f"{path}: no kind {kind!r} (known: {', '.join(sorted(_LOADERS))})"] = None
     return [*problems]
 
 
@@ -112,23 +116,42 @@ def gather(
     *,
     documents: Sequence[Path] = (),
     registries: Sequence[str] = (),
+    self_made: Path | None = None,
+    base: str = "",
     count: Count | None = None,
     tell: Tell | None = None,
 ) -> Dataset:
     """Read every source of `curriculum` and build its dataset, the corrections in train.
 
-    `documents` and `registries` are what the owner adds in the settings (see `Ground`). `count` measures lengths in
-    tokens; what the dataset holds does not depend on it.
+    `documents`, `registries` and `self_made` are what the owner adds, `base` is the base that learns (see `Ground`).
+    `count` measures lengths in tokens; what the dataset holds does not depend on it.
 
     Raises:
         CurriculumError: where material cannot be read, or a source gives nothing.
         DatasetError: where the dataset would be too small or would leak, or an example is too long.
     """
     steps = _Steps(tell, len(curriculum.sources) + 2)
-    ground = Ground(curriculum, folder, tuple(documents), tuple(registries))
+    ground = Ground(curriculum, folder, tuple(documents), tuple(registries), self_made, base)
     examples, refused, own_catalogues = _sourced(ground, steps)
     steps.begin("dividing")
     dropped: Counter[str] = Counter()
+    taken = _exchanged(curriculum, corrections, dropped)
+    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
+    counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
+    shown: list[Json] = [
+        {"origin": _writable(one.origin), "reason": _writable(one.reason)} for one in refused[:_SHOWN_REFUSALS]
+    ]
+    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
+    steps.begin("measuring")
+    everything = (*dataset.train, *dataset.validation, *dataset.heldout)
+    lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
+    return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
+
+
+def _exchanged(
+    curriculum: Curriculum, corrections: Sequence[CorrectedExchange], dropped: Counter[str]
+) -> list[Example]:
+    """What is learned from users' exchanges, as examples; `dropped` counts what is not, and why."""
     plain = [one for one in corrections if not one.shaped_by]
     in_text = from_corrections(plain)
     dropped["correction of a request with tools or a template of its own"] = len(corrections) - len(plain)
@@ -137,14 +160,20 @@ def gather(
     most = int(curriculum.exchanges.max_share * curriculum.split.train)
     taken = chosen(usable, plain, curriculum.exchanges, most=most)
     dropped["exchange beyond its user's, its conversation's or the whole share"] = len(usable) - len(taken)
-    dataset = build_dataset(curriculum, examples, taken, own_catalogues)
-    counts = {**cast("dict[str, Json]", dataset.card["dropped"]), **{why: n for why, n in dropped.items() if n}}
-    shown: list[Json] = [{"origin": one.origin, "reason": one.reason} for one in refused[:_SHOWN_REFUSALS]]
-    card = {**dataset.card, "dropped": counts, "refused": shown, "refused_count": len(refused)}
-    steps.begin("measuring")
-    everything = (*dataset.train, *dataset.validation, *dataset.heldout)
-    lengths = measured(everything, curriculum.training.max_sequence_tokens, count)
-    return replace(dataset, card={**card, **datacard.described(dataset, lengths)})
+    return taken
+
+
+def without_self_made(
+    curriculum: Curriculum, folder: Path, documents: Sequence[Path] = (), registries: Sequence[str] = ()
+) -> tuple[tuple[Example, ...], frozenset[str]]:
+    """All examples that a curriculum's sources give but those of the base's own making, and its own catalogues.
+
+    Raises:
+        CurriculumError: as `gather` does.
+    """
+    plain = replace(curriculum, sources=tuple(one for one in curriculum.sources if one.kind not in SELF_MADE))
+    examples, _, own_catalogues = _sourced(Ground(plain, folder, tuple(documents), tuple(registries)), _Steps(None, 0))
+    return tuple(examples), frozenset(own_catalogues)
 
 
 class _Steps:
@@ -159,6 +188,11 @@ class _Steps:
         self._begun += 1
 
 
+def _writable(text: str) -> str:
+    """The text with what no UTF-8 file can hold, as names of files may, in escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _sourced(ground: Ground, steps: _Steps) -> tuple[list[Example], list[Refused], set[str]]:
     """The examples of all sources, each under its source's name, what was refused, the runtime's own catalogues."""
     examples: list[Example] = []
@@ -170,7 +204,7 @@ def _sourced(ground: Ground, steps: _Steps) -> tuple[list[Example], list[Refused
             known = ", ".join(sorted(_LOADERS))
             raise CurriculumError(f"sources: no kind {source.kind!r}", hint=f"known: {known}")
         steps.begin(f"reading {source.name}")
-        found = loader(source, ground)
+        found = loader(source, replace(ground, before=tuple(examples), own_catalogues=frozenset(own_catalogues)))
         refused.extend(found.refused)
         own_catalogues |= found.own_catalogues
         examples.extend(
@@ -209,14 +243,26 @@ def _usable(curriculum: Curriculum, examples: Iterable[Example], dropped: Counte
 
 
 def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
-    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there keeps its examples."""
+    """Write the dataset to `datasets_dir/<digest>/` in one step; one that is there keeps its examples.
+
+    Raises:
+        DatasetError: where nothing can be written there, or one that is there was changed since.
+    """
     target = datasets_dir / dataset.digest
-    if target.is_dir():
-        if load_frozen(target).card != dataset.card:
+    try:
+        if not target.is_dir():
+            _write_whole(dataset, target)
+        elif load_frozen(target).card != dataset.card:
             _replace_card(target, dataset.card)
-        return target
-    datasets_dir.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=datasets_dir))
+    except OSError as error:
+        hint = "make room, or name a folder of your own"
+        raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint=hint) from error
+    return target
+
+
+def _write_whole(dataset: Dataset, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=FREEZING, dir=target.parent))
     try:
         for name, file in _FILES.items():
             lines = [json.dumps(example.to_json(), ensure_ascii=False) for example in getattr(dataset, name)]
@@ -224,10 +270,9 @@ def freeze(dataset: Dataset, datasets_dir: Path) -> Path:
         for name, text in _cards(dataset.card).items():
             _write(staging / name, text)
         staging.rename(target)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(staging, ignore_errors=True)
-        raise DatasetError(f"cannot write the dataset below {datasets_dir}: {error}", hint="make room") from error
-    return target
+        raise
 
 
 def _cards(card: Mapping[str, Json]) -> dict[str, str]:

@@ -117,7 +117,12 @@ def _options(source: SourceSpec) -> tuple[list[str], int, bool]:
 def _names(roots: Sequence[Path]) -> list[str]:
     """A name for each root: its last part, or all of it where another root ends alike."""
     ends = Counter(root.name for root in roots)
-    return [root.name if root.name and ends[root.name] == 1 else root.as_posix() for root in roots]
+    return [_written(root.name if root.name and ends[root.name] == 1 else root.as_posix()) for root in roots]
+
+
+def _written(name: str) -> str:
+    """A file's name as text: bytes in it that are no UTF-8 are written out, so that origins can be kept."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _read_below(root: Path, name: str, shelf: _Shelf) -> None:
@@ -130,7 +135,13 @@ def _read_below(root: Path, name: str, shelf: _Shelf) -> None:
     except OSError as error:
         shelf.refuse(name, _said(error))
         return
-    files = _files(root, name, shelf) if is_folder else iter([(root, name)])
+    had = len(shelf.documents) + len(shelf.refused)
+    _read_all(_files(root, name, shelf) if is_folder else iter([(root, name)]), shelf)
+    if len(shelf.documents) + len(shelf.refused) == had:
+        shelf.refuse(name, "no Markdown in it")
+
+
+def _read_all(files: Iterator[tuple[Path, str]], shelf: _Shelf) -> None:
     for path, called in files:
         if len(shelf.documents) >= MOST_DOCUMENTS:
             shelf.refuse(called, f"beyond the first {MOST_DOCUMENTS} documents; it and what follows was not read")
@@ -155,7 +166,7 @@ def _files(folder: Path, name: str, shelf: _Shelf) -> Iterator[tuple[Path, str]]
         return
     shelf.folders.add(real)
     for path in inside:
-        called = f"{name}/{path.name}"
+        called = f"{name}/{_written(path.name)}"
         if path.name.startswith("."):
             continue
         if path.is_dir():

@@ -21,11 +21,13 @@ from gaiad.learner.dataset import Example, Message, catalogue_of
 from gaiad.learner.sources.registry_files import registry_text
 from gaiad.learner.sources.registry_forms import read_registry
 from gaiad.learner.sources.requests import NO_TOOL, Material, Spoken, parse_material, spoken
+from gaiad.learner.sources.self_made_files import is_absent
 from gaiad.learner.sources.source import Gathered, Ground, Refused, material_text
 from gaiad.learner.sources.tool_catalogues import Variant, divided, variants
 from gaiad.learner.sources.tool_frames import Frames, parse_frames
 from gaiad.learner.sources.tool_prompt import Prompt, Tool, answer, parse_prompt, parse_tools, request
 from gaiad.learner.sources.tool_requests import Asked, asked, confidence_among
+from gaiad.learner.wholes import TEMPLATE
 
 KIND = "own_tools"
 STAGE = "tool_selection"
@@ -41,6 +43,8 @@ _OTHER_SHARE, _MOST_OTHER_SHARE = 0.3, 0.5
 """How many requests see a variant of their part of the registry; the second where only some parts have one."""
 _ELSEWHERE = 0.05
 """How often a tool is asked for under another part of the registry, where it does not stand."""
+_ABSENT_STRATA = 0.05
+"""Strata of requests whose tool is missing, for each tool that can be asked for."""
 _GOLDEN = 0.6180339887498949
 _FEWEST, _MOST_REQUESTS, _DISTINCT_REQUESTS = 12, 240, 120
 _MISSING_CONFIDENCE = 0.85
@@ -158,9 +162,9 @@ def aim(source: SourceSpec, ground: Ground) -> int:
         return source.target
     sources = ground.curriculum.sources
     # What the owner has not configured gives nothing, so that its target is left to others.
-    absent = {KIND} if not ground.registries else set()
-    left = ground.curriculum.split.train - sum(one.target or 0 for one in sources if one.kind not in absent)
-    return max(1, left // max(1, sum(one.target is None for one in sources if one.kind not in absent)))
+    there = [one for one in sources if (one.kind != KIND or ground.registries) and not is_absent(one, ground)]
+    left = ground.curriculum.split.train - sum(one.target or 0 for one in there)
+    return max(1, left // max(1, sum(one.target is None for one in there)))
 
 
 def _planned(aim: int, parts: int) -> tuple[int, float]:
@@ -195,7 +199,7 @@ def _examples_of(
 ) -> Iterator[Example]:
     for one in asked(tool, place, wanted, shown.frames, shown.material, shown.curriculum.seed):
         catalogue, is_own = _catalogue_for(shown, part, next(counter) * _GOLDEN % 1)
-        example = _example(shown, one, catalogue)
+        example = _example(shown, one, catalogue, place)
         if sum(len(message.content) for message in example.messages) > shown.most_characters:
             continue
         if is_own:
@@ -217,17 +221,22 @@ def _catalogue_for(shown: _Shown, part: int, drawn: float) -> tuple[tuple[Tool, 
     return shown.catalogues[part], True
 
 
-def _example(shown: _Shown, one: Asked, catalogue: Sequence[Tool]) -> Example:
+def _example(shown: _Shown, one: Asked, catalogue: Sequence[Tool], place: int) -> Example:
     name, params = one.tool.name, dict(one.params)
     confidence = confidence_among(one, catalogue)
+    template = f"{shown.source.name}.{name}/{one.frame}"
+    group = template
     if name in {tool.name for tool in catalogue}:
         reasons = shown.frames.reasons
         reason = reasons[len(one.text) % len(reasons)].replace("{deciding}", one.deciding).replace("{tool}", name)
     else:
+        # What is missing here is no example of its tool, so it takes nothing of the tool's share.
+        strata = max(1, round(_ABSENT_STRATA * sum(map(len, shown.catalogues))))
+        group = f"{shown.source.name}.absent{place % strata}/{name}.{one.frame}"
         name, params, reason = "", {}, f"nothing here serves '{one.deciding}'"
         confidence = round(min(_MISSING_CONFIDENCE, confidence), 2)
-    group = f"{shown.source.name}.{one.tool.name}/{one.frame}"
-    return _built(shown, catalogue, one.text, group, answer(name, params, reason, confidence), name, params)
+    made = _built(shown, catalogue, one.text, group, answer(name, params, reason, confidence), name, params)
+    return replace(made, kin=(f"{TEMPLATE}/{template}",))
 
 
 def _built(

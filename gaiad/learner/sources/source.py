@@ -23,13 +23,19 @@ from gaiad.learner.dataset import Example
 class Ground:
     """What a source may read: its curriculum, the curriculum's own folder, and what the owner adds in the settings.
 
-    `documents` are folders or files of Markdown; `registries` are JSON files of tools, or `module:attribute`.
+    `documents` are folders or files of Markdown; `registries` are JSON files of tools, or `module:attribute`;
+    `self_made` is the owner's folder of what the base itself made, and `base` the name of the base that learns (""
+    where that is not known). `before` are the examples of the sources that stand before, `own_catalogues` theirs.
     """
 
     curriculum: Curriculum
     folder: Path
     documents: tuple[Path, ...] = ()
     registries: tuple[str, ...] = ()
+    self_made: Path | None = None
+    base: str = ""
+    before: tuple[Example, ...] = ()
+    own_catalogues: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,30 @@ def test_every_mistake_is_named_with_its_path(tmp_path: Path, capsys: pytest.Cap
 def test_an_unknown_kind_of_source_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
     spec = tmp_path / "json-architect" / "curriculum.json"
-    spec.write_text(spec.read_text().replace('"tool_registry"', '"rumour"'))
+    text = spec.read_text().replace('"tool_registry"', '"rumour"').replace('"rank": 16', '"rank": 0')
+    spec.write_text(text)
     assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
-    assert "rumour" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 mistakes" in out
+    assert "lora.rank" in out
+    assert "sources[0].kind: no kind 'rumour'" in out
+    assert "profiles.demo.sources[0].kind: no kind 'rumour'" in out
+
+
+def test_what_was_refused_of_an_owners_material_is_told_by_the_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "binary.md").write_bytes(b"a\0b")
+    for at in range(25):
+        (folder / f"empty{at:02d}.md").touch()
+    words = ["build", "gaia-voice", *SMALL, "--documents", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    out = capsys.readouterr().out
+    assert "gaia-voice: refused: document:mine/binary.md: binary" in out
+    assert out.count("gaia-voice: refused: document:") == 20
+    assert "gaia-voice: refused: 6 more" in out
 
 
 def test_a_built_dataset_is_shown_sampled_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +105,28 @@ def test_nothing_to_build_and_nothing_to_show_are_said(tmp_path: Path, capsys: p
     assert "there is no curriculum" in capsys.readouterr().err
     assert main(["curriculum", "sample", "json-architect", *SMALL, "--source", "none"]) == FAILED
     assert "tool_registry" in capsys.readouterr().err
+
+
+def test_where_documents_are_too_few_to_be_kept_whole_the_build_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "gaia-voice"
+    shutil.copytree(shipped_curricula() / "gaia-voice", folder)
+    for document in sorted((folder / "documents").iterdir())[2:]:
+        document.unlink()
+    text = (folder / "curriculum.json").read_text().replace('"kinds": ["gap", "recite"], "per_document": 12', "")
+    (folder / "curriculum.json").write_text(text)
+    words = ["build", "gaia-voice", *SMALL, "--curricula", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["curriculum", *words]) == DONE
+    assert (
+        "documents: what keeps to one split is the section, as there are too few documents" in capsys.readouterr().out
+    )
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["curriculum", "build", "gaia-voice", *SMALL, "--out", str(tmp_path / "file" / "in")]) == FAILED
+    assert f"cannot write the dataset below {tmp_path / 'file' / 'in'}" in capsys.readouterr().err
 
 
 def test_one_that_cannot_be_built_does_not_keep_the_others_from_it(

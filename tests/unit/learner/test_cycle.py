@@ -13,6 +13,7 @@ from gaiad.learner.cycle import (
     Activated,
     Cancel,
     Command,
+    Compared,
     CycleState,
     Ending,
     Event,
@@ -21,6 +22,7 @@ from gaiad.learner.cycle import (
     Frozen,
     Kind,
     Loaded,
+    Measured,
     Phase,
     Published,
     Registered,
@@ -34,9 +36,10 @@ from gaiad.learner.cycle import (
     step,
 )
 
-TRAINED_UP_TO_EXAM: tuple[Event, ...] = (
-    *(Frozen(True), Acquired(), Trained(), Released(), Published(), Registered(), Loaded()),
+TRAINED_UP_TO_COMPARISON: tuple[Event, ...] = (
+    *(Frozen(True), Acquired(), Trained(), Measured(), Released(), Published(), Registered(), Loaded()),
 )
+TRAINED_UP_TO_EXAM = (*TRAINED_UP_TO_COMPARISON, Compared(True, "served as trained"))
 
 
 def played(kind: Kind, *events: Event) -> tuple[CycleState, list[Command]]:
@@ -58,7 +61,8 @@ def test_a_candidate_that_passes_is_promoted_after_every_step() -> None:
     state, commands = played(Kind.TRAIN, *TRAINED_UP_TO_EXAM, Examined(True, "better"), Activated())
     assert verdict(state) is Verdict.PROMOTED
     assert [command.value for command in commands] == [
-        *("freeze", "acquire", "train", "release", "publish", "register", "load", "examine", "activate", "close"),
+        *("freeze", "acquire", "train", "measure", "release", "publish", "register", "load", "compare", "examine"),
+        *("activate", "close"),
     ]
 
 
@@ -68,10 +72,40 @@ def test_a_candidate_that_fails_the_gate_is_rejected_and_unloaded() -> None:
     assert commands[-3:] == [Command.REJECT, Command.UNLOAD, Command.CLOSE]
 
 
+def test_a_candidate_that_is_not_served_as_trained_is_rejected_without_an_exam() -> None:
+    differs = Compared(False, "served differs from trained")
+    state, commands = played(Kind.TRAIN, *TRAINED_UP_TO_COMPARISON, differs, Rejected(), Unloaded())
+    assert state.ending == Ending(Verdict.REJECTED, "served differs from trained")
+    assert Command.EXAMINE not in commands
+    assert commands[-3:] == [Command.REJECT, Command.UNLOAD, Command.CLOSE]
+
+
+def test_nobody_overrides_that_what_is_served_differs_from_what_was_trained() -> None:
+    state, commands = played(
+        *(Kind.IMPORT, Frozen(True), Published(), Registered(), Loaded(), Compared(False, "differs")),
+        *(Rejected(), Unloaded()),
+    )
+    assert verdict(state) is Verdict.REJECTED
+    assert Command.ACTIVATE not in commands
+
+
+def test_a_measurement_that_fails_releases_the_machine_and_publishes_nothing() -> None:
+    state, commands = played(Kind.TRAIN, Frozen(True), Acquired(), Trained(), Failed("the child died"), Released())
+    assert verdict(state) is Verdict.FAILED
+    assert commands[-2:] == [Command.RELEASE, Command.CLOSE]
+    assert Command.PUBLISH not in commands
+
+
+def test_a_comparison_that_fails_is_no_pass() -> None:
+    state, commands = played(Kind.TRAIN, *TRAINED_UP_TO_COMPARISON, Failed("no log-probs"), Rejected(), Unloaded())
+    assert verdict(state) is Verdict.FAILED
+    assert Command.EXAMINE not in commands
+
+
 def test_a_failed_gate_is_overridden_only_where_a_person_insists() -> None:
     state, commands = played(
-        *(Kind.IMPORT, Frozen(True), Published(), Registered(), Loaded(), Examined(False, "worse", forced=True)),
-        Activated(),
+        *(Kind.IMPORT, Frozen(True), Published(), Registered(), Loaded(), Compared(True, "equal")),
+        *(Examined(False, "worse", forced=True), Activated()),
     )
     assert verdict(state) is Verdict.PROMOTED
     assert Command.ACQUIRE not in commands
@@ -92,7 +126,7 @@ def test_a_failed_run_releases_the_gpu_before_the_end() -> None:
 
 
 def test_an_engine_lost_while_releasing_ends_the_cycle_without_publishing() -> None:
-    state, commands = played(Kind.TRAIN, Frozen(True), Acquired(), Trained(), Failed("the engine died"))
+    state, commands = played(Kind.TRAIN, Frozen(True), Acquired(), Trained(), Measured(), Failed("no wake"))
     assert verdict(state) is Verdict.FAILED
     assert Command.PUBLISH not in commands
 
@@ -151,7 +185,8 @@ def test_the_diagram_names_every_phase_and_ends() -> None:
     diagram = render_diagram()
     assert diagram.startswith("stateDiagram-v2")
     assert all(phase.value in diagram for phase in Phase)
-    assert "training --> releasing: Failed, Trained" in diagram
+    assert "training --> measuring: Trained" in diagram
+    assert "comparing --> rejecting: Compared, Failed" in diagram
     assert diagram == render_diagram()
 
 
@@ -159,10 +194,12 @@ ANSWERS: dict[Command, tuple[Event, ...]] = {
     Command.FREEZE: (Frozen(True), Frozen(False)),
     Command.ACQUIRE: (Acquired(),),
     Command.TRAIN: (Trained(),),
+    Command.MEASURE: (Measured(),),
     Command.RELEASE: (Released(),),
     Command.PUBLISH: (Published(),),
     Command.REGISTER: (Registered(),),
     Command.LOAD: (Loaded(),),
+    Command.COMPARE: (Compared(True, "equal"), Compared(False, "differs")),
     Command.EXAMINE: (Examined(True, "p"), Examined(False, "f"), Examined(False, "f", forced=True)),
     Command.ACTIVATE: (Activated(),),
     Command.REJECT: (Rejected(),),
@@ -179,14 +216,15 @@ class CycleRuns(RuleBasedStateMachine):
         self.pending: Command | None = None
         self.held = self.candidate = self.active = self.closed = False
         self.serving_candidate = False
-        self.examined = False
+        self.examined = self.compared = False
         self.take(commands)
 
     def take(self, commands: tuple[Command, ...]) -> None:
         for command in commands:
             assert not self.closed
             if command is Command.STOP_STEP:
-                assert self.pending in (Command.ACQUIRE, Command.TRAIN, Command.EXAMINE)
+                long = (Command.ACQUIRE, Command.TRAIN, Command.MEASURE, Command.COMPARE, Command.EXAMINE)
+                assert self.pending in long
             elif command is Command.CLOSE:
                 self.closed = True
             else:
@@ -207,6 +245,8 @@ class CycleRuns(RuleBasedStateMachine):
                 self.held = True
             case Command.TRAIN:
                 assert self.held, "no training without the hold"
+            case Command.MEASURE:
+                assert self.held, "what is measured has the machine for itself"
             case Command.RELEASE:
                 self.held = False
             case Command.REGISTER:
@@ -214,7 +254,11 @@ class CycleRuns(RuleBasedStateMachine):
             case Command.LOAD:
                 assert not self.held, "nothing is loaded into an engine at rest"
                 self.serving_candidate = True
+            case Command.COMPARE:
+                assert self.serving_candidate, "what is compared is what is served"
+                self.compared = True
             case Command.EXAMINE:
+                assert self.compared, "nothing is examined that may differ from what was trained"
                 self.examined = True
             case Command.ACTIVATE:
                 assert self.examined, "nothing unexamined goes live"

@@ -218,6 +218,19 @@ def test_a_target_that_cannot_be_reached_names_the_source_with_got_and_wanted() 
         build_dataset(spec, fewer, [])
 
 
+def test_what_an_optional_source_lacks_in_a_split_the_others_make_up_for() -> None:
+    spec, rows = sourced()
+    # All of it hangs on one example of the other source, so that it stands in one split.
+    group = next(one.group for one in rows if one.source == "a")
+    tied = [replace(one, group=group) if one.source == "b" else one for one in rows]
+    with pytest.raises(DatasetError, match="source 'b' gives"):
+        build_dataset(spec, tied, [])
+    optional = replace(spec, sources=tuple(replace(one, optional=one.name == "b") for one in spec.sources))
+    dataset = build_dataset(optional, tied, [])
+    assert [len(part) for part in splits(dataset)] == [spec.split.train, spec.split.validation, spec.split.heldout]
+    assert [name for name, part in enumerate(splits(dataset)) if any(one.group == group for one in part)] == [0]
+
+
 def test_heldout_holds_only_what_can_be_marked_and_enough_of_the_exams_stage() -> None:
     spec, rows = sourced()
     unmarked = [replace(one, expected=None) if one.source == "b" else one for one in rows]

@@ -17,6 +17,7 @@ from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_cur
 from gaiad.learner.sources.document_questions import KINDS
 from gaiad.learner.sources.documents import MOST_BYTES, REFERENCE_MARK, load_examples, stands_in
 from gaiad.learner.sources.source import Gathered, Ground
+from tests.shipped import dataset_of
 
 FOLDER = shipped_curricula() / "gaia-voice"
 _NOUNS = """
@@ -121,8 +122,8 @@ def test_questions_to_one_place_share_a_group_and_others_are_not_alike(curriculu
     assert [pair for pair in pairs if pair[0] != pair[1]] == []
 
 
-def test_the_kinds_of_the_shipped_documents_are_balanced_within_two(curriculum: Curriculum) -> None:
-    train = gather(curriculum, FOLDER, []).train
+def test_the_kinds_of_the_shipped_documents_are_balanced_within_two() -> None:
+    train = dataset_of(FOLDER.name).train
     kinds = Counter(one.stratum for one in train if one.source == "documents")
     assert max(kinds.values()) <= 2 * min(kinds.values())
 
@@ -131,7 +132,7 @@ def test_an_owners_documents_come_in_beside_the_shipped_ones(curriculum: Curricu
     dataset = gather(curriculum, FOLDER, [], documents=[twelve])
     roots = Counter(one.origin.split("/")[0] for one in dataset.train if one.source == "documents")
     assert min(roots["document:core_documents"], roots["document:documents"]) > 0
-    assert dataset.digest != gather(curriculum, FOLDER, []).digest
+    assert dataset.digest != dataset_of(FOLDER.name).digest
 
 
 def test_questions_follow_from_seed_and_text_and_not_from_the_order_of_files(
@@ -230,6 +231,22 @@ def test_what_is_not_there_is_refused_and_a_file_alone_is_read(curriculum: Curri
     found = read(curriculum, tmp_path / "gone", tmp_path / "charter.txt")
     assert [(one.origin, one.reason) for one in found.refused] == [("document:gone", "not there")]
     assert {one.origin.partition("#")[0] for one in found.examples} == {"document:charter.txt"}
+
+
+def test_a_name_that_is_no_utf_8_is_written_out(curriculum: Curriculum, tmp_path: Path) -> None:
+    for name, content in ((b"\xdcbersicht.md", page(1, 3_000).encode()), (b"\xe4.md", b"a\0b")):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(content)
+    found = read(curriculum, tmp_path)
+    assert {one.origin.partition("#")[0] for one in found.examples} == {f"document:{tmp_path.name}/\\udcdcbersicht.md"}
+    assert [one.origin for one in found.refused] == [f"document:{tmp_path.name}/\\udce4.md"]
+
+
+def test_a_folder_without_markdown_is_refused_by_name(curriculum: Curriculum, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "list.txt").write_text("Milk is a drink that comes from cows.", "utf-8")
+    found = read(curriculum, tmp_path / "notes", folder=FOLDER)
+    assert [(one.origin, one.reason) for one in found.refused] == [("document:notes", "no Markdown in it")]
+    assert found.examples
 
 
 def test_two_folders_of_one_name_are_told_apart(curriculum: Curriculum, tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ from gaiad.learner.diversity import diversity
 from gaiad.learner.exams.answers import holds, items
 from gaiad.learner.exams.score import fits, parsed_object
 from gaiad.learner.likeness import alike, masked, request_of
-from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_curricula
+from gaiad.learner.sources.catalogue import load_curriculum, shipped_curricula
 from gaiad.learner.sources.epistemic_material import FILES, Material, parse_material
 from gaiad.learner.sources.epistemics import load_examples
 from gaiad.learner.sources.source import Ground
 from gaiad.proxy.recognition import parse_rules
 from gaiad.proxy.rulebook import SHIPPED
 from gaiad.proxy.stages import known_stages
+from tests import shipped
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
 
@@ -36,8 +37,7 @@ REVIEWS = ("stream", "audit", "conflict")
 
 @pytest.fixture(scope="module", params=["full", "recommended", "demo"])
 def built(request: pytest.FixtureRequest) -> Built:
-    curriculum = load_curriculum(FOLDER, request.param)
-    return curriculum, gather(curriculum, FOLDER, [])
+    return shipped.built(FOLDER.name, request.param)
 
 
 def made(folder: Path = FOLDER, options: dict[str, Json] | None = None, **changes: Any) -> tuple[Example, ...]:

@@ -1,6 +1,5 @@
 """Claims about what is said of a train split that is too uniform, and that the shipped ones are not."""
 
-from functools import cache
 from itertools import cycle, islice
 
 import pytest
@@ -9,7 +8,8 @@ from gaiad.curriculum import Json
 from gaiad.learner.dataset import Dataset, others_exams_in
 from gaiad.learner.evenness import doubts
 from gaiad.learner.example import Example, Message
-from gaiad.learner.sources.catalogue import curriculum_folders, gather, load_curriculum, shipped_curricula
+from gaiad.learner.sources.catalogue import curriculum_folders, shipped_curricula
+from tests.shipped import dataset_of
 
 ADAPTERS = [folder.name for folder in curriculum_folders(shipped_curricula())]
 
@@ -52,33 +52,27 @@ def test_only_the_sources_asked_about_are_doubted() -> None:
     assert doubts([], ["s"]) == ()
 
 
-@cache
-def dataset(adapter: str, profile: str) -> Dataset:
-    folder = shipped_curricula() / adapter
-    return gather(load_curriculum(folder, profile), folder, [])
-
-
 @pytest.mark.parametrize("profile", ["full", "recommended"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_the_shipped_curricula_are_even_at_their_size(adapter: str, profile: str) -> None:
-    assert dataset(adapter, profile).card["uneven"] == []
+    assert dataset_of(adapter, profile).card["uneven"] == []
 
 
 def test_of_the_small_profiles_only_what_has_too_few_to_be_even_says_so() -> None:
-    told: dict[str, Json] = {name: dataset(name, "demo").card["uneven"] for name in ADAPTERS}
+    told: dict[str, Json] = {name: dataset_of(name, "demo").card["uneven"] for name in ADAPTERS}
     few = "replay: of 5 examples each template makes 20%, as there are fewer than 20"
     assert told == {**{name: [] for name in ADAPTERS}, "epistemic-guard": [few]}
 
 
 @pytest.mark.parametrize("profile", ["full", "demo"])
 def test_no_adapter_learns_what_is_asked_in_the_exam_of_another(profile: str) -> None:
-    built = {name: dataset(name, profile) for name in ADAPTERS}
+    built = {name: dataset_of(name, profile) for name in ADAPTERS}
     for name, mine in built.items():
         assert others_exams_in(mine, {other: there for other, there in built.items() if other != name}) == ()
 
 
 def test_a_request_of_anothers_exam_is_found_whatever_its_values() -> None:
-    voice, architect = dataset("gaia-voice", "demo"), dataset("json-architect", "demo")
+    voice, architect = dataset_of("gaia-voice", "demo"), dataset_of("json-architect", "demo")
     taken = architect.heldout[0]
     words = taken.messages[-2].content.rpartition("USER REQUEST:")[2].strip().split("\n\n")[0]
     copied = Example((Message("user", words), Message("assistant", "No.")), "voice", "leaked/0", "made")

@@ -8,7 +8,7 @@ import pytest
 
 from gaiad.learner import likeness
 from gaiad.learner.example import Example, Message
-from gaiad.learner.likeness import near_pairs
+from gaiad.learner.likeness import Requests, near_pairs, values_in
 
 WORDS = [f"{first}{second}" for first in ("ba", "ce", "di", "fo", "gu", "ha", "je") for second in ("lm", "rn", "st")]
 
@@ -47,3 +47,21 @@ def test_few_examples_are_compared_without_the_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_known_requests_are_asked_by_the_same_measure_that_pairs_are_found_by() -> None:
+    examples = some(120)
+    pairs = {later for _, later, _ in near_pairs(examples, 0.6)}
+    known = Requests()
+    found = set()
+    for at, one in enumerate(examples):
+        if known.has_like(one.messages[0].content, 0.6):
+            found.add(at)
+        known.add(one.messages[0].content)
+    assert pairs
+    assert found == pairs
+
+
+def test_the_values_of_a_request_are_told_case_and_quotation_marks_apart() -> None:
+    said = values_in('Write "Milk, 2 l" to Notes.md, then 3 times “milk, 2 l” to ~/a/b.txt.')
+    assert said == {"quoted milk, 2 l": 2, "path notes.md": 1, "path ~/a/b.txt": 1, "number 3": 1}

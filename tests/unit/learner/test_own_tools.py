@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from gaiad.learner.sources.tool_registry import runtime_request
 from gaiad.learner.sources.tool_requests import asked, confidence_among, in_words
 from gaiad.learner.sources.tool_words import acting, deciding, first_clause, wording_of
 from tests.fakes.tools_of_a_runtime import TOOLS
+from tests.shipped import dataset_of
 
 FOLDER = shipped_curricula() / "json-architect"
 FRAMES = parse_frames((FOLDER / "frames.json").read_text("utf-8"))
@@ -66,7 +67,11 @@ def of_tools(examples: Iterable[Example]) -> list[Example]:
 
 
 def asked_for(one: Example) -> str:
-    return one.group.partition("/")[0].removeprefix("mine.")
+    return one.kin[0].removeprefix("template/mine.").partition("/")[0]
+
+
+def frame_of(one: Example) -> str:
+    return one.kin[0].rpartition("/")[2]
 
 
 def test_seventy_tools_fill_a_thousand_distinct_examples_without_an_edit(seventy: Dataset) -> None:
@@ -130,9 +135,22 @@ def test_tools_and_frames_are_used_evenly(seventy: Dataset) -> None:
     chosen = Counter(str((one.expected or {})["selected_tool"]) for one in seventy.train)
     assert max(count for name, count in chosen.items() if name) <= 2 * min(chosen.values())
     assert 0.05 < chosen[""] / chosen.total() < 0.2
-    frames = Counter(one.group.rpartition("/")[2] for one in of_tools(seventy.train))
+    frames = Counter(map(frame_of, of_tools(seventy.train)))
     assert max(frames.values()) <= 0.05 * len(seventy.train)
     assert len(frames) >= 120
+
+
+def test_where_a_tool_is_missing_its_template_stays_in_one_split_and_takes_nothing_of_the_tools_share(
+    seventy: Dataset,
+) -> None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for name, part in (("train", seventy.train), ("validation", seventy.validation), ("held", seventy.heldout)):
+        for one in of_tools(part):
+            splits[one.kin[0]].add(name)
+    assert all(len(found) == 1 for found in splits.values())
+    missing = [one for one in of_tools(seventy.train) if not (one.expected or {})["selected_tool"]]
+    assert {one.stratum for one in missing} == {f"mine.absent{at}" for at in range(4)}
+    assert seventy.card["uneven"] == []
 
 
 def test_a_big_registry_is_cut_into_few_catalogues_that_are_used_often(seventy: Dataset, everything: Gathered) -> None:
@@ -157,7 +175,7 @@ def test_confidence_varies_with_what_else_stands_in_the_catalogue(everything: Ga
 
 
 def test_requests_come_in_all_languages_and_manners(seventy: Dataset) -> None:
-    frames = Counter(one.group.rpartition("/")[2] for one in of_tools(seventy.train))
+    frames = Counter(map(frame_of, of_tools(seventy.train)))
     languages = Counter(name.partition(".")[0] for name in frames.elements())
     assert set(languages) == set(LANGUAGES)
     assert 0.5 < languages["en"] / languages.total() < 0.85
@@ -185,7 +203,7 @@ def test_where_no_registry_is_configured_the_source_gives_nothing_and_others_mak
     spec = curriculum()
     source = next(one for one in spec.sources if one.kind == own_tools.KIND)
     assert own_tools.load_examples(source, Ground(spec, FOLDER)) == Gathered(())
-    dataset = gather(spec, FOLDER, [])
+    dataset = dataset_of(FOLDER.name)
     assert len(dataset.train) == 1000
     assert "own_tools" not in {one.source for one in dataset.train}
 
@@ -202,7 +220,7 @@ def test_a_configured_registry_of_any_size_joins_the_shipped_tools(tmp_path: Pat
 
 
 def test_shipped_tools_and_intents_are_balanced() -> None:
-    dataset = gather(curriculum(), FOLDER, [])
+    dataset = dataset_of(FOLDER.name)
     mine = [one for one in dataset.train if one.source == "tool_registry"]
     for counts in (
         Counter(str((one.expected or {})["selected_tool"]) for one in mine),

@@ -19,6 +19,7 @@ from gaiad.learner.sources.catalogue import freeze, gather, load_curriculum, loa
 from gaiad.learner.sources.exchanges import CorrectedExchange, from_corrections, shaping_fields
 from gaiad.learner.sources.source import Gathered, Ground, Refused
 from gaiad.learner.sources.tool_registry import load_examples, runtime_request
+from tests import shipped
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
 
@@ -30,14 +31,12 @@ LEAST_CHARACTERS_A_TOKEN = 2.6
 
 @pytest.fixture(scope="module")
 def full() -> Built:
-    curriculum = load_curriculum(FOLDER, "full")
-    return curriculum, gather(curriculum, FOLDER, [])
+    return shipped.built(FOLDER.name, "full")
 
 
 @pytest.fixture(scope="module")
 def demo() -> Built:
-    curriculum = load_curriculum(FOLDER, "demo")
-    return curriculum, gather(curriculum, FOLDER, [])
+    return shipped.built(FOLDER.name, "demo")
 
 
 @pytest.fixture(params=["full", "demo"])

@@ -15,10 +15,11 @@ from gaiad.errors import CurriculumError
 from gaiad.learner.dataset import Dataset, Example, check_no_leaks, masked, request_of
 from gaiad.learner.exams.answers import holds, items
 from gaiad.learner.likeness import alike
-from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_curricula
+from gaiad.learner.sources.catalogue import load_curriculum, shipped_curricula
 from gaiad.learner.sources.persona import check, parse_frame, parse_intents
 from gaiad.learner.sources.source import Ground
 from gaiad.learner.sources.voice import load_examples
+from tests import shipped
 
 Built: TypeAlias = tuple[Curriculum, Dataset]
 
@@ -27,8 +28,7 @@ FOLDER = shipped_curricula() / "gaia-voice"
 
 @pytest.fixture(scope="module", params=["full", "recommended", "demo"])
 def built(request: pytest.FixtureRequest) -> Built:
-    curriculum = load_curriculum(FOLDER, request.param)
-    return curriculum, gather(curriculum, FOLDER, [])
+    return shipped.built(FOLDER.name, request.param)
 
 
 def said(folder: Path = FOLDER, options: dict[str, Json] | None = None) -> tuple[Example, ...]:

@@ -10,8 +10,8 @@ import pytest
 
 from gaiad.learner.example import Example, Message
 from gaiad.learner.shares import Share
-from gaiad.learner.sources.catalogue import gather, load_curriculum, shipped_curricula
 from gaiad.learner.wholes import divided
+from tests.shipped import dataset_of
 
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
 WANTED = {"s": Share(12, 2, 4)}
@@ -104,8 +104,7 @@ def test_what_no_exam_can_mark_never_fills_held_out() -> None:
     ],
 )
 def test_the_shipped_curricula_keep_their_largest_wholes(adapter: str, sources: list[str], unit: str) -> None:
-    folder = shipped_curricula() / adapter
-    dataset = gather(load_curriculum(folder, "full"), folder, [])
+    dataset = dataset_of(adapter)
     told = cast("dict[str, dict[str, Any]]", dataset.card["kept_whole"])
     for source in sources:
         assert told[source]["unit"] == unit
@@ -116,8 +115,7 @@ def test_the_shipped_curricula_keep_their_largest_wholes(adapter: str, sources: 
 def test_no_document_scenario_or_fact_of_a_shipped_curriculum_stands_in_two_splits() -> None:
     """Read off the origins, which say where an example comes from, and not off what the builder was told."""
     for adapter, parted in (("gaia-voice", "#"), ("epistemic-guard", None), ("packet-protocol", None)):
-        folder = shipped_curricula() / adapter
-        dataset = gather(load_curriculum(folder, "full"), folder, [])
+        dataset = dataset_of(adapter)
         found: dict[str, set[str]] = defaultdict(set)
         for split, part in (("train", dataset.train), ("validation", dataset.validation), ("held", dataset.heldout)):
             for one in part:
@@ -128,3 +126,16 @@ def test_no_document_scenario_or_fact_of_a_shipped_curriculum_stands_in_two_spli
                     found["/".join(place.split("/")[:3])].add(split)
         assert len(found) >= 10
         assert {place: splits for place, splits in found.items() if len(splits) > 1} == {}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_source_that_stands_in_few_wholes_of_another_gets_its_share_all_the_same(seed: int) -> None:
+    """Wholes are divided as their first source; what the second lacks then is moved, and the wholes stay whole."""
+    scenes = [asked(10 * n + at, (f"scenario/{n}",)) for n in range(30) for at in range(3)]
+    rare = [asked(10 * n + 5, (f"scenario/{n}",), source="t", group=f"rare/{n}") for n in range(0, 30, 5)]
+    wanted = {"s": Share(56, 6, 12), "t": Share(3, 1, 2)}
+    parts, units = divided([*scenes, *rare], wanted, 0.7, seed)
+    assert {split: len(part["t"]) for split, part in parts.items()} == {"train": 3, "validation": 1, "heldout": 2}
+    assert {split: len(part["s"]) for split, part in parts.items()} == {"train": 56, "validation": 6, "heldout": 12}
+    assert cast("dict[str, Any]", units.told(parts)["t"])["unit"] == "scenario"
+    assert all(len(splits) == 1 for splits in standing(parts, 0).values())
