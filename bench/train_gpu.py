@@ -42,6 +42,7 @@ from gaiad.learner.checkpoint import Shelf
 from gaiad.learner.flops import Work, share_of_peak, training_flops
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
+from gaiad.learner.usage import Configuration
 
 hub: Any = transformers  # its own types say less than this
 
@@ -154,7 +155,7 @@ def loaded(folder: Path, spec: TrainingSpec, plan: memory.Plan, device: str, she
     return train.Run(
         job=Job(str(folder), "", "", "", LORA, spec),
         device=device,
-        configuration=train.Configuration(plan.way.quantisation, "prefix_shared", plan.row_tokens),
+        configuration=Configuration(plan.way.quantisation, "prefix_shared", plan.row_tokens, plan.way.checkpointing),
         splits=train.Splits((), (), ()),
         model=model,
         optimiser=bases.optimiser_for(model, LORA, spec),
@@ -173,7 +174,7 @@ def one(run: train.Run, step: Sequence[TokenExample], plan: memory.Plan) -> Work
         raise TrainingError(wrong, hint="look at the shape and the examples of this bench")
     work = Work(0, 0, 0)
     for batch in laid_out:
-        work += Work(batch.input_ids.numel(), int(batch.attention_mask.sum()), batch.targets.numel())
+        work += batch.work
     return work
 
 

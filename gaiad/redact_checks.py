@@ -6,6 +6,7 @@ Each check takes a match and returns the span that is to go, or None. Touches no
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 
 from gaiad.redact_doubts import (
@@ -18,12 +19,28 @@ from gaiad.redact_doubts import (
     is_place,
     is_public,
     is_secret_value,
+    is_stand_in,
     is_term,
+    is_uuid,
     looks_random,
     speaks_of,
 )
-from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, national, span_of
-from gaiad.redact_said import groups, pair, pair_of, phrase, pin, said_before, spoken, spoken_line
+from gaiad.redact_numbers import abroad, called, card, iban, ipv4, ipv6, local, national, span_of
+from gaiad.redact_said import (
+    chosen,
+    groups,
+    joined,
+    line,
+    pair,
+    pair_of,
+    phrase,
+    pin,
+    said_before,
+    spoken,
+    spoken_line,
+    wifi,
+    words,
+)
 
 _FILE_ENDINGS = frozenset(["png", "jpg", "jpeg", "gif", "svg", "webp", "js", "ts", "py", "css", "html", "service"])
 _SETTING = re.compile(r"[\s*_>|]*(?:[-+] |\d\. |export |set |const |ENV |declare )?[*_]{0,2}(?:[\w.-]+[ \t]?){0,3}")
@@ -40,11 +57,15 @@ def _jwt(match: re.Match[str]) -> tuple[int, int] | None:
 
 # What makes of a key, whose name is used for much else, one that is kept.
 _KEPT = re.compile(
-    r"pass|pw|wort|secret|credential|psk|wireless|wi-?fi|wlan|wpa|netzwerkschl|geheimschl|"
-    r"(?:api|access|auth|private|encryption|master|signing|account|license|pre-?shared|network|bot|setup|client|lizenz)"
+    r"pass?w|pass|pw|wort|secret|pragma|credential|psk|wireless|wi-?fi|wlan|wpa|netzwerkschl|geheimschl|"
+    r"(?:api|access|auth|private|encryption|master|signing|account|license|pre-?shared|network|bot|setup|client|"
+    r"lizenz)"
     r"[ _-]?(?:key|schl|sleutel|nyckel|n[øo]kkel)"
 )
 _WEAK = re.compile(r"(?:key|schlüssel|sleutel|nyckel|kkel|sid|session\w*|cookie|auth|jwt|sig|code)\W*$")
+
+
+_NETWORK = re.compile(r"(?i)\bssid\b|wi-?fi|wlan")
 
 
 def _weak(name: str) -> bool:
@@ -67,6 +88,8 @@ def _secret(match: re.Match[str]) -> tuple[int, int] | None:
         value = value[:-1]
     end = start + len(value)
     name = _named(match, start)
+    if _weak(name) and _NETWORK.search(match.string, max(0, match.start() - 120), match.start()):
+        name = f"wifi {name}"
     # A name that is given to itself is a variable.
     itself = re.fullmatch(r"[a-z_]+", value) and value in name
     if not value or itself or not is_secret_value(value) or not _may_name(name, value):
@@ -107,19 +130,37 @@ def _ends_setting(text: str, start: int, end: int) -> bool:
 
 # What a word drawn by lot is called by, some words before it.
 _NAMES = re.compile(
-    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|jeton|klucz|"
-    r"sleutel|chiave|chave|nyckel|nøkkel|ключ|jwt|webhook|auth|login|service install|--body|\bsid|app_?id)"
+    r"(?i)(?:token|secret|key|schlüssel|clé|clave|credential|sess(?:ion)?(?:[_-]?id)?|cookie|sig(?:nature)?|"
+    r"jeton|klucz|"
+    r"sleutel|chiave|chave|nyckel|nøkkel|nøgle|ключ|токен|密钥|密鑰|令牌|トークン|キー|シークレット|秘密鍵|키|토큰|anahtar|kulcs|cheie|"
+    r"klíč|kľúč|ključ|κλειδί|"
+    r"khóa|mã|kunci|مفتاح|رمز|מפתח|segredo|võti|avain|raktas|jwt|webhook|auth(?:orization)?|hmac|seed|login|"
+    r"service install|--body|\bsid|app_?id)"
     r"(?:[_-]?(?:api|user|id|key|token))?[\"'`\])*]{0,3}\W{1,4}"
     r"(?:[\w'’]{1,12}\W{1,3}){0,4}$"
 )
 
 
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|\S+\.[a-z]{1,4}")
+# A name of a key, and no more than a verb before its value: what it is may look like an identifier.
+_GIVES_KEY = re.compile(
+    r"(?i)(?:api[ _-]?(?:key|token|schlüssel|sleutel|nyckel)|(?:clé|clave|chave|chiave) (?:de |da |d')?api|"
+    r"secret(?:[ _-]?(?:key|id))?|token)"
+    r"[\"'`]?[\s:=]{1,4}(?:(?:is|ist|lautet|est|es|è|é)\s{1,2})?[\"'`]?$"
+)
+# As seeds of one-time passwords are written.
+_BASE_32 = re.compile(r"(?=\D*\d)[A-Z2-7]{16}")
+
+
 def _random(match: re.Match[str]) -> tuple[int, int] | None:
     """A word drawn by lot, with the name of a secret before it."""
     start, value = match.start("v"), match["v"].rstrip(".")
-    if len(value) < 15 or not (is_drawn(value) if len(value) < 20 else looks_random(value)):
+    if is_uuid(value):
+        named = _GIVES_KEY.search(match.string[max(0, start - 48) : start])
+        return (start, start + len(value)) if named else None
+    if len(value) < 15 or is_identifier(value) or _CONSTANT.fullmatch(value):
         return None
-    if not is_secret_value(value) or is_place(value) or is_identifier(value):
+    if not (looks_random(value) if len(value) >= 20 else is_drawn(value) or _BASE_32.fullmatch(value)):
         return None
     name = match.string[max(0, start - 80) : start]
     named = _NAMES.search(name)
@@ -129,7 +170,7 @@ def _random(match: re.Match[str]) -> tuple[int, int] | None:
     session = re.match("(?i)sess|sid|cookie|app", named[0]) is not None
     if not session and (is_public(name) or speaks_of(name[max(0, named.start() - 12) :])):
         return None
-    return (start, start + len(value))
+    return (start, start + len(value)) if is_secret_value(value) and not is_place(value) else None
 
 
 def _bare(match: re.Match[str]) -> tuple[int, int] | None:
@@ -157,7 +198,15 @@ def _vendor(match: re.Match[str]) -> tuple[int, int] | None:
 def _drawn_shape(match: re.Match[str]) -> tuple[int, int] | None:
     """What has a vendor's shape where words are likely to have it too."""
     text = match[0].rstrip(".%")
+    # So begin the names of tests too.
+    if text.startswith("test_") and not re.fullmatch(r"test_[A-Za-z0-9]{20,}", text):
+        return None
     return (match.start(), match.start() + len(text)) if is_drawn(text, 12, 0.15, 1) else None
+
+
+def _exact(match: re.Match[str]) -> tuple[int, int] | None:
+    """What has a vendor's shape to the character: all but stand-ins."""
+    return None if is_stand_in(match[0]) else match.span()
 
 
 def _mixed(match: re.Match[str]) -> tuple[int, int] | None:
@@ -170,12 +219,20 @@ def _mixed(match: re.Match[str]) -> tuple[int, int] | None:
     return None if is_public(match.string[max(0, start - 40) : start]) else (start, end)
 
 
+def _pem_in_base64(match: re.Match[str]) -> tuple[int, int] | None:
+    """A private key in Base64 once more, as a cluster's secrets hold it; certificates begin alike."""
+    return match.span() if b"PRIVATE KEY" in b64decode(match[0][:52]) else None
+
+
 def _pem(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if re.search(r"[A-Za-z0-9+/=]{20}", match[0].partition("-----\n")[2] or match[0][30:]) else None
 
 
 _NO_MAILBOX = re.compile(r"(?i)\.(?:lan|local|localhost|localdomain|home|internal|intern|intra|box|corp|invalid|arpa)$")
-_LOG_INTO = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|autossh|sshfs)\b[^\n|;&]{0,80}\s|(?<!:)//)$")
+_LOG_INTO = re.compile(
+    r"(?:\b(?:ssh|mosh|ssh-copy-id|autossh|sshfs|sftp)(?:\s+-\w+(?:\s+[^\s@-][^\s@]{0,40})?){0,6}\s+|"
+    r"\b(?:scp|rsync)\b[^\n|;&]{0,80}\s|(?<!:)//)$"
+)
 
 
 def _mail(match: re.Match[str]) -> tuple[int, int] | None:
@@ -205,7 +262,13 @@ def _odd(match: re.Match[str]) -> tuple[int, int] | None:
     """A value at a place where a plain word may stand too."""
     start, end = span_of(match)
     value = match.string[start:end].rstrip(".,;)") if start < end else ""
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not value.endswith(":")
+    fits = (
+        is_secret_value(value)
+        and is_odd(value)
+        and not is_place(value)
+        and not is_term(value)
+        and not value.endswith(":")
+    )
     return (start, start + len(value)) if fits and not speaks_of(match.string[match.start() : start]) else None
 
 
@@ -230,7 +293,8 @@ def _query(match: re.Match[str]) -> tuple[int, int] | None:
 
 # The flag of a program, up to its value; of keys only those that are kept.
 _FLAG = re.compile(
-    r"(?i)(?:^|[\s\"'`(\[=])--?(?:(?:[a-z]{1,20}-){0,2}(?:pass\w{0,8}|pw|token|secret|psk)|(?:src|dest)?(?:store|key)pass|"
+    r"(?i)(?:^|[\s\"'`(\[=])--?(?:(?:[a-z]{1,20}-){0,2}(?:pass\w{0,8}|pw|token|secret|psk)|(?:src|"
+    r"dest)?(?:store|key)pass|"
     r"(?:[a-z]{1,20}-)?(?:api|secret|access|auth|setup)-?(?:key|token))[\s=]+[\"']?$"
 )
 
@@ -245,10 +309,13 @@ def _flag(match: re.Match[str]) -> tuple[int, int] | None:
 
 # A program, what is between, and the letter of its flag for a password.
 _CLIENT = re.compile(
-    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub))\b[^|;]{0,80}? -[aP]|"
+    r"(?i)(?:\b(?:redis-cli|mosquitto_(?:pub|sub)|sqlcmd|bcp)\b[^|;]{0,80}? -[aP]|\bsnmp\w+\b[^|;]{0,80}? -[AX]|"
+    r"\brar\b[^|;]{0,80}? -hp|"
     r"\b(?:docker|podman|az|helm registry) login\b[^|;]{0,80}? -p|"
     r"\b(?:ldap\w+|ipmitool)\b[^|;]{0,80}? -[wP]|\bsnmp\w+\b[^|;]{0,80}? -c|\bopenssl\b[^|;]{0,80}? -k|"
-    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|rdesktop|xfreerdp|psql)"
+    r"\b(?:my(?:sql|loader|dumper)\w*|mariadb[\w-]*|mongo\w*|psexec\w*|sshpass|smbclient|zip|unzip|7z\w?|"
+    r"rdesktop|xfreerdp|psql|"
+    r"usermod|useradd|hydra|crackmapexec|netexec|nxc|evil-winrm|unrar|rar|sqlcmd|bcp)"
     r"\b[^|;]{0,80}? -p|(?: -u ?|--user(?:name)?[ =])[^\s:]{1,40} (?:-\w+ |\S+ )?-p)$"
 )
 
@@ -259,7 +326,7 @@ def _client(match: re.Match[str]) -> tuple[int, int] | None:
     value = match.string[start:end]
     before = match.string[max(0, match.start() - 100) : match.start()].rpartition("\n")[2]
     fits = is_secret_value(value) and not re.fullmatch(r"[\d:.-]+|.*/.*", value)
-    return (start, end) if fits and _CLIENT.search(before + match[0][:2]) else None
+    return (start, end) if fits and _CLIENT.search(before + match[0][: 3 if match[0][1] == "h" else 2]) else None
 
 
 def _user(match: re.Match[str]) -> tuple[int, int] | None:
@@ -287,7 +354,8 @@ def _odd_argument(match: re.Match[str]) -> tuple[int, int] | None:
 # What lines of a configuration of routers, and of servers that are set in their manner, begin with.
 _DEVICE = re.compile(
     r"(?i)[ \t]*(?:enable|bindpw|rootpw|username|user|snmp-server|neighbor|ppp|tacacs[\w-]*|radius[\w-]*|crypto|ip|"
-    r"standby|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|password|secret|requirepass|masterauth|isakmp|peer|"
+    r"standby|env|arg|setx|masterauth|rootpw|wpa-psk|key-string|r[ow]community|com2sec|set|ntp|authentication|"
+    r"password|secret|requirepass|masterauth|isakmp|peer|"
     r"key|line|pre-shared-key|server|address)\b[^\n:=]*$"
 )
 
@@ -333,6 +401,7 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "mail": _mail,
     "mixed": _mixed,
     "pem": _pem,
+    "pem_in_base64": _pem_in_base64,
     "vendor": _vendor,
     "drawn_shape": _drawn_shape,
     "quoted": _quoted,
@@ -343,6 +412,7 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "secret_auth": _auth,
     "abroad": abroad,
     "called": called,
+    "local": local,
     "bare": _bare,
     "odd": _odd,
     "drawn": _drawn,
@@ -357,5 +427,11 @@ CHECKS: Mapping[str, Callable[[re.Match[str]], tuple[int, int] | None]] = {
     "mail_words": _mail_words,
     "webhook": _webhook,
     "pin": pin,
+    "chosen": chosen,
+    "line": line,
+    "wifi": wifi,
+    "joined": joined,
+    "words": words,
+    "exact": _exact,
 }
 """The checks that a rule may name."""

@@ -23,9 +23,9 @@ _WORDS = """
 """
 _NO_SECRETS = frozenset(_WORDS.split())
 _STAND_INS = re.compile(
-    r"(?i)^(?:[x*.•_#-]+|your[\w-]*|my[_-](?:[\w-]*[_-])?(?:pass\w*|secret|key|token)\w*|<.*>|\{.*|\$.*|%.*|\[.*|&.*|\.\.\.|example[\w-]*|__\w+__|@@\w+@@|"
+    r"(?i)^(?:[x*.•_#=~-]+|(?:[a-z]+_)+(?:password|passwd|pwd|token|secret)\d?|your[\w-]*|my[_-](?:[\w-]*[_-])?(?:pass\w*|secret|key|token)\w*|<.*>|\{.*|\$.*|%.*|\[.*|&.*|\.\.\.|example[\w-]*|__\w+__|@@\w+@@|"
     r"change[_-]?(?:me|it|this)|(?:insert|enter|replace|put|add|paste)[\w-]*|dein[\w-]*|ihr[e_-][\w-]*|"
-    r"(?:tu|mi|votre|ton|uw|jouw)[_-][\w-]*|.*_here)$"
+    r"(?:tu|mi|votre|ton|uw|jouw)[_-][\w-]*|.*_here|\.[*+?].*|\(\.\*.*|\[\^.*|\(?\\[wdsSD].*)$"
 )
 # A name of a setting in place of its value, and a place where a value lies.
 _SETTING_NAMES = re.compile(
@@ -40,19 +40,22 @@ _CODE = re.compile(
     r"^(?:(?:self|this|os|process|config|settings|env|req\w*|args|form|data|user|app|secrets?|vars?|module|ctx|options|props|"
     r"params|body|local)(?:\.[A-Za-z_]\w*)+|[A-Za-z_][^\W\d]*(?:\.[A-Za-z_][^\W\d]*)+|[A-Za-z_][\w.]*[(\[].*|new\s.*|await\s.*|lambda.*)$"
 )
-_PATHS = re.compile(r"(?:[~.]{0,2}/[\w./-]+|\w+://.*|[A-Za-z][A-Za-z_.-]*(?:/[A-Za-z][A-Za-z_.-]*)+|[A-Z]:\\.*)$")
+_PATHS = re.compile(
+    r"(?:[~.]{0,2}/[\w./-]+|\w+://.*|[\w.-]+(?:/[\w.-]+)+\.[a-z]\w{0,4}(?::\d+)?|[A-Za-z][A-Za-z_.-]*(?:/[A-Za-z][A-Za-z_.-]*)+|[A-Z]:\\.*)$"
+)
 _COUNTS = re.compile(r"\d{1,4}(?:[-–]\d{1,4}|[%+.,]\d*)?$")
 _AMOUNTS = re.compile(
-    r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*|\w+=|\d{1,3}[A-Za-zäöüèª°%€$£]{1,4}|\d{1,3}-[a-z]+|\d{1,2}[:.h]\d{2}(?::\d{2})?(?:am|pm)?"
+    r"\d{1,3}[-–]\d{1,3}|\d+[%.,]\d*(?:[A-Za-zµ]{1,3})?|\w+=|\d{1,3}[A-Za-zäöüèª°%€$£]{1,4}|\d{1,3}-[a-z]+|\d{1,2}[:.h]\d{2}(?::\d{2})?(?:am|pm)?"
     r"|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|v?\d{1,3}(?:\.\d{1,4}){1,3}"
 )
 _UNITS = re.compile(
     r"(?i)\s?(?:characters?|chars?|zeichen|stellen|digits|letters|bytes?|bits?|days?|tagen?|hours?|stunden|minut\w+|"
-    r"months?|years?|times|mal|caract\w+|caratteri|tekens|znak\w+|jours|días|weeks?|symbols?|words?)\b"
+    r"months?|years?|times|mal|caract\w+|caratteri|tekens|znak\w+|jours|días|weeks?|lines?|zeilen|items?|symbols?|words?)\b"
 )
 _TERMS = re.compile(
-    r"(?i)(?:1password|keepass|lastpass|pbkdf|argon|sha|md|aes|utf|base|rsa|wpa|tls|ssl|oauth|http|ipv|ctrl|alt|shift|strg|cmd|chapter|f\d)[-+]?\d*\b"
+    r"(?i)(?:windows|iphone|ubuntu|debian|python|android|office|galaxy|pixel|wi-?fi|web|1password|keepass|lastpass|pbkdf|argon|sha|md|aes|utf|base|rsa|wpa|tls|ssl|oauth|http|ipv|ctrl|alt|shift|strg|cmd|chapter|f\d)[-+]?\d*\b"
 )
+_PIECES = re.compile(r"(?:[A-Za-z_]\w*=[^=]|0x[0-9A-Fa-f]|\*[\w)]|[\w.]*::)")
 _IDS = re.compile(
     r"(?:call|chatcmpl|cmpl|req|msg|toolu|resp|run|thread|asst|batch|evt|pi|price|sub|cus|prod|in|ch|seti|pm|acct|txn|src"
     r"|ba|cs_live|cs_test|pst|usr|org|proj|file|step|vs|ft)[_-][A-Za-z0-9]|sha\d+[-:]|Qm[A-Za-z0-9]{44}|0x|AAAA|6L[ce]|G-|[13](?=.*[A-Z])[1-9A-HJ-NP-Za-km-z]{25,34}$|(?:AC|SM|MG|PN|VA)[0-9a-f]{32}$"
@@ -71,7 +74,7 @@ _NO_TOKEN = re.compile(
 )
 _PUBLIC = re.compile(
     r"(?i)(?:integrity|hash|digest|sha-?\d*|md5|checksum|etag|fingerprint|publi\w*[ _-]?\w*|pub_?key|\w*[a-z_-]id|\bid|"
-    r"nonce|src|url|href|modulus|\bn|content|data|image|icon|commit|revision|rev|site_?key|csp|cursor|resolved|mappings|"
+    r"nonce|src|url|href|modulus|\b[nxy]|x5[ct]|kid|content|data|image|icon|commit|revision|rev|site_?key|csp|cursor|resolved|mappings|"
     r"signature)[\"'`\s]{0,3}(?:[:=>]|\bis\b|\s)[\"'`\s]{0,3}(?:sha\d+[:-]|W/\")?$"
 )
 _LINE = re.compile(r"[A-Za-z0-9+/=]{16,}\s*\n?")
@@ -85,7 +88,7 @@ def is_stand_in(text: str) -> bool:
 def is_secret_value(text: str) -> bool:
     """Whether a text that stands where a secret is expected is one: no word for one, no code, no stand-in."""
     bare = text.strip().strip("\"'`„“”«».,;")
-    if len(bare) < 4 or bare.casefold() in _NO_SECRETS or is_stand_in(bare):
+    if len(bare) < 4 or bare.casefold() in _NO_SECRETS or is_stand_in(bare) or is_stand_in(text.strip()):
         return False
     if _CODE.match(bare) or _REFERENCES.match(bare):
         return False
@@ -103,6 +106,11 @@ def is_odd(text: str) -> bool:
     return bool(re.search(r"\d|[^\w\s.,;:!?()/-]|[!?][A-Za-z]", text) and not re.fullmatch(r"\d{4}", text)) or bool(
         re.search(r"[a-z][-_]?[A-Z]", text)
     )
+
+
+def is_code(text: str) -> bool:
+    """Whether a word is a name with its value, a number as programs write it, or a place of one in memory."""
+    return _PIECES.match(text) is not None
 
 
 def is_amount(text: str) -> bool:
@@ -133,6 +141,11 @@ def is_term(text: str) -> bool:
 def is_identifier(text: str) -> bool:
     """Whether a long word begins as identifiers and public values do."""
     return _IDS.match(text) is not None or _UUID.match(text) is not None
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a word is written as identifiers are (RFC 9562)."""
+    return _UUID.match(text) is not None
 
 
 def looks_random(text: str) -> bool:

@@ -19,16 +19,27 @@ _IBAN_LENGTHS = (
 )
 _LENGTH_OF = {word[:2]: int(word[2:]) for word in _IBAN_LENGTHS.split()}
 _VERSION_BEFORE = re.compile(
-    r"(?i)(?:\bv|\bver|\b[fs]w|version\w*|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|no|nr|"
-    r"build|rev|firmware|driver|treiber|kernel|oid|windows(?: nt)?|chrome|firefox|android|update\w*|"
-    r"update\w* (?:to|auf|from|von)|[=<>~]=|\^)[\s.:=_-]{0,3}$"
+    r"(?i)(?:\bv|\bver|\b[fs]w|version\w*|release|section|abschnitt|kapitel|chapter|§|art(?:ikel)?(?:[.-]?nr)?\.?|"
+    r"build|rev|firmware|driver|treiber|kernel|oid|windows(?: nt)?|chrome|firefox|android|[=<>~]=|\^)[\s.:=_-]{0,3}$"
 )
+_PERHAPS_BEFORE = re.compile(r"(?i)(?:no|nr|update\w*|update\w* (?:to|auf|from|von))[\s.:=_-]{0,3}$")
+_MACHINE_BEFORE = re.compile(
+    r"(?i)(?:\bip\b|host|://|@|addr|adress|server|ping|from|gateway|\bdns|nameserver|\bvia|\s-[sd]|\bsrc|\bdst|"
+    r"listen|bind|peer|"
+    r"remote|connect\w*(?: to)?|client|\bban|whois|traceroute|route\w*|router|"
+    r"\bin a)\W{0,3}\w{0,8}(?:\W{1,3}\w{1,8})?\W{0,3}$"
+)
+_MACHINE_AFTER = re.compile(r":\d{2,5}\b|/\d{1,2}\b| - - \[")
 _RESOLVERS = frozenset(["1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9"])
 # How long the number of each network's cards is, by how it begins.
 _CARDS = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[0-2])\d{13}|(?:5[06-8]\d|6\d\d)\d{10,16}|3[47]\d{13}"
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[0-2])\d{13}|(?:5[06-8]\d|6\d\d)\d{10,16}|"
+    r"3[47]\d{13}"
     r"|3(?:0[0-5]|[689]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12,15}"
 )
+
+
+_GROUPS = re.compile(r"\d{4}(?:([ -])\d{4}\1\d{4}\1\d{4}|([ -])\d{6}\2\d{5})(?=[ -]\d\d?(?:\D|\Z))")
 
 
 def span_of(match: re.Match[str]) -> tuple[int, int]:
@@ -53,6 +64,10 @@ def is_card(text: str) -> bool:
 
 def card(match: re.Match[str]) -> Span | None:
     """A payment card's number."""
+    # Behind a number in groups its month may stand.
+    groups = _GROUPS.match(match[0])
+    if groups and is_card(groups[0]) and not is_card(match[0]):
+        return match.start(), match.start() + groups.end()
     return match.span() if is_card(match[0]) else None
 
 
@@ -79,16 +94,16 @@ def ipv4(match: re.Match[str]) -> Span | None:
     parts = match[0].split(".")
     if any(int(part) > 255 or (len(part) > 1 and part[0] == "0") for part in parts) or _VERSION_BEFORE.search(before):
         return None
+    if int(parts[0]) < 30 and _PERHAPS_BEFORE.search(before):
+        return None
     # 1. Of a program: `Chrome/120.0.0.0`. 2. Four small numbers are those of a version, or of a chapter.
-    if re.search(r"[A-Za-z]/$", before) and parts[0] not in ("10", "172", "192"):
+    of_program = re.search(r"[A-Za-z]/$", before) and not re.search(r"[\w-]\.[a-z]{2,}/$", before)
+    if of_program and parts[0] not in ("10", "172", "192"):
         return None
     small = all(len(part) < 3 and int(part) < 30 for part in parts)
     if small and parts[0] != "10" and match[0] not in _RESOLVERS:
-        return (
-            None
-            if not re.search(r"(?i)(?:\bip\b|host|://|@|addr|server|ping|from)\W{0,3}\w{0,8}\W{0,3}$", before)
-            else match.span()
-        )
+        told = _MACHINE_BEFORE.search(before) or _MACHINE_AFTER.match(match.string, match.end())
+        return match.span() if told else None
     return None if parts[0] in ("0", "127", "255") else match.span()
 
 
@@ -106,14 +121,19 @@ def ipv6(match: re.Match[str]) -> Span | None:
 
 # What is counted or kept under a number, and not dialled.
 _NUMBERED = re.compile(
-    r"(?i)(?:(?:best(?:ell)?\.?-?|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|vorgangs?|ticket|sendungs?|"
-    r"paket|z(?:ä|ae)hler|modell|produkt|teile|personal|matrikel|versicherungs?|referenz|buchungs?|fall|id|haus|zimmer|"
+    r"(?i)(?:(?:best(?:ell)?\.?-?|kunden|konto|rechnungs?|steuer|serien|vertrags?|artikel|mitglieds?|auftrags?|"
+    r"vorgangs?|ticket|sendungs?|"
+    r"paket|z(?:ä|ae)hler|modell|produkt|teile|personal|matrikel|versicherungs?|referenz|buchungs?|fall|id|haus|"
+    r"zimmer|"
     r"prüf|los|raum)[ -]?(?:nummern?|nr|no|code|stand)?\b|\b(?:order|customer|account|invoice|serial|ticket|tracking|"
-    r"reference|ref|imei|isbn|ean|gtin|sku|policy|member(?:ship)?|case|booking|model|part|product|item|document|passport|"
+    r"reference|ref|imei|isbn|ean|gtin|sku|policy|member(?:ship)?|case|booking|model|part|product|item|document|"
+    r"passport|"
     r"tax|vat|meter|batch|lot|job|build|issue|page|line|row|project|vin|iccid|"
-    r"commande|client|facture|dossier|pedido|cliente|factura|fattura|ordine|bestelling|klant|factuur|zamówieni\w+|faktury|"
+    r"commande|client|facture|dossier|pedido|cliente|factura|fattura|ordine|bestelling|klant|factuur|"
+    r"zamówieni\w+|faktury|"
     r"klienta|konta|contrat|contrato|siret|siren|nip|pesel|regon|iban|steuer-id|aktenzeichen|blz|plz|gps|isin|wkn|"
-    r"sendung|parcel|paket|colis)(?![a-z]))[\s_-]?(?:number|no|nr|num|id|n°|numer\w*|núm\w*)?[\"'.:#=\s*-]{0,6}(?:is|ist|est|es|to|lautet)?"
+    r"sendung|parcel|paket|colis)(?![a-z]))[\s_-]?(?:number|no|nr|num|id|n°|numer\w*|"
+    r"núm\w*)?[\"'.:#=\s*-]{0,6}(?:is|ist|est|es|to|lautet)?"
     r"\s?[\"'#]?[A-Z]{0,3}[\s-]?$"
 )
 _DIALLED = re.compile(r"\+|\(?0|\(|[78] ?\(?9|[1-9]\d{2}[ .-]\d{3}[ .-]\d{3,4}$")
@@ -122,12 +142,21 @@ _NUMBER = (
     r"(?:nummer|number|numéro|n[uú]mero|numer|contact\w{0,2}|erreich\w{2,5}|reach|text|dial\w{0,3}|номер|stacj|kom)\b"
 )
 _CALL = (
-    r"(?:\btel|phone|fon\b|mobil|handy|\bcell?\b|wa\.me|\bfax|\bruf|\bcall|\bring|m[oó]vil|telem[oó]vel|celular|portable|"
-    r"cellulare|whatsapp|\bsms\b|\btlf|télé|τηλ|тел|звони|\bll[aá]m|appel|zadzwo|\bbel\b|chiam|\blig(?:ue|ar|a)\b|"
+    r"(?:\btel|phone|fon\b|mobil|handy|\bcell?\b|wa\.me|\bfax|\bruf|\bcall|\bring|m[oó]vil|telem[oó]vel|celular|"
+    r"portable|"
+    r"cellulare|\bwhats\s?:|\bzap\b|\bwpp\b|微信|휴대폰|هاتف|جوال|joignable|reachable (?:at|on|under)|erreichbar|"
+    r"dzwoń|\bhp\s?:|\bno\.? hp\b|"
+    r"\bsms\b|\btlf|télé|τηλ|тел|звони|\bll[aá]m|appel|zadzwo|\bbel\b|chiam|\blig(?:ue|ar|a)\b|"
     r"durchwahl|fijo|fixe|festnetz|natel|\bpuh|\bgsm\b|电话|電話|手机|携帯)"
 )
 _BETWEEN = r"\w{0,9}は?(?:\W{1,5}[^\W\d]{1,12}){0,6}\W{0,5}$"
 _CALLED, _SAID = re.compile(f"(?i){_CALL}{_BETWEEN}"), re.compile(f"(?i){_NUMBER}{_BETWEEN}")
+
+
+_MINE = re.compile(
+    r"(?i)\b(?:my|meine|mi|mio|meu|minha|mon|moj|mój|mitt|mijn|můj|мой|мій)\s(?:new\s|neue\s|cell\s)?"
+    r"(?:number|nummer|nr|numero|número|num[ée]ro|numer|номер)\W{1,3}(?:(?:is|ist|es|è|é|est|to|er|är|je)\W{1,3})?$"
+)
 
 
 def phone(match: re.Match[str]) -> Span | None:
@@ -158,6 +187,12 @@ def abroad(match: re.Match[str]) -> Span | None:
     return phone(match) if 9 <= len(re.sub(r"\D", "", match[0])) <= 15 else None
 
 
+def local(match: re.Match[str]) -> Span | None:
+    """A number without its town's, directly behind a word for telephones."""
+    digits = re.sub(r"\D", "", match["v"])
+    return match.span("v") if 5 <= len(digits) <= 8 and len(set(digits)) > 1 else None
+
+
 def called(match: re.Match[str]) -> Span | None:
     """A number behind a word for telephones; behind `number` alone, one that is written as those are."""
     start, value = match.start(), match[0]
@@ -167,6 +202,6 @@ def called(match: re.Match[str]) -> Span | None:
         return None
     # Digits that only count stand alone, or in threes from the right.
     said = _DIALLED.match(value) and not _COMPOUND.search(before) and _SAID.search(before)
-    if not said and not _CALLED.search(before):
+    if not said and not _CALLED.search(before) and not _MINE.search(before):
         return None
     return None if _NUMBERED.search(before) else phone(match)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from gaiad.errors import ConfigError
 from gaiad.redact_checks import CHECKS
+from gaiad.redact_columns import HEADINGS
 from gaiad.redact_numbers import span_of
 from gaiad.redact_pattern import why_not
 from gaiad.redact_view import View, in_pieces
+from gaiad.redact_words import KnownWords, core
 
 _TYPE = re.compile(r"[A-Z][A-Z_]{1,30}")
 _FLAGS = ("long", "dialled", "word", "odd", "digit", "stuck")
@@ -90,12 +92,11 @@ class Rule:
     @property
     def words(self) -> tuple[str, ...]:
         """Words of which one must be there, in a long word where one is asked for; empty where nothing is so cheap."""
-        if self.long:
+        if self.near and not self.long and not self.dialled:
+            return tuple(word for word, _ in self.near)
+        if self.needs or self.long:
             return self.needs
-        # One character is found much sooner than a word.
-        if self.chars:
-            return tuple(self.chars[0])
-        return tuple(word for word, _ in self.near) if self.near and not self.dialled else ()
+        return tuple(self.chars[0]) if self.chars else ()
 
     def matches(self, view: View) -> Iterable[re.Match[str]]:
         """What `pattern.finditer` would find, without looking where nothing can be."""
@@ -109,7 +110,7 @@ class Rule:
             return ()
         if self.digits and not view.has_other_digits and not self._digits_of(view):
             return ()
-        if self.gate is not None and self.gate.search(view.low) is None:
+        if self.gate is not None and next(in_pieces(self.gate, view.low, 0, len(view.low)), None) is None:
             return ()
         if self.needs and not self.long and not _any_in(self.needs, view.low):
             return ()
@@ -165,23 +166,31 @@ class _Words:
     def __init__(self, rules: Iterable[tuple[int, Rule]]) -> None:
         self.rules: dict[str, list[int]] = {}
         self.always: list[int] = []
+        self.long = False
         for number, rule in rules:
+            self.long = rule.long
             if not rule.words:
                 self.always.append(number)
             for word in rule.words:
                 self.rules.setdefault(word, []).append(number)
 
-    def add_to(self, found: set[int], view: View, text: str) -> None:
-        """Add the numbers of the rules that are worth trying; `text` is what of the view has to hold the words."""
+    def part(self, sought: frozenset[str]) -> None:
+        """Know what is found for all rules at once, and what is looked for here alone."""
+        self._alone = [(word, numbers) for word, numbers in self.rules.items() if core(word) not in sought]
+        self._wider = [(core(word), word) for word in self.rules if core(word) in sought and core(word) != word]
+
+    def add_to(self, found: set[int], text: str, there: Collection[str]) -> None:
+        """Add the numbers of the rules that are worth trying; `there` is what was found of what is sought for all."""
         found.update(self.always)
-        absent = []
-        for word in self.rules:
+        for word, numbers in self._alone:
             if word in text:
+                found.update(numbers)
+        for word in there:
+            if word in self.rules and (not self.long or word in text):
                 found.update(self.rules[word])
-            else:
-                absent.append(word)
-        if text is view.low:
-            view.lack(absent)
+        for part, word in self._wider:
+            if part in there and word in text:
+                found.update(self.rules[word])
 
 
 def _kind(rule: Rule) -> int:
@@ -196,24 +205,34 @@ class Rules:
     rules: tuple[Rule, ...]
     secret_fields: re.Pattern[str]
     _kinds: tuple[_Words, _Words, _Words, _Words] = field(init=False, compare=False)
+    _known: KnownWords = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         numbered = [(_kind(rule), number, rule) for number, rule in enumerate(self.rules)]
         found = [_Words((number, rule) for of, number, rule in numbered if of == kind) for kind in range(4)]
         object.__setattr__(self, "_kinds", tuple(found))
+        sought = {word for rule in self.rules for word in (*rule.words, *(one for one, _ in rule.near))}
+        known = KnownWords(sought | HEADINGS)
+        object.__setattr__(self, "_known", known)
+        for words in found:
+            words.part(known.sought)
 
     def for_view(self, view: View) -> list[Rule]:
         """Those that are worth trying, in their order."""
         plain, digits, long, odd = self._kinds
         found = set[int]()
-        plain.add_to(found, view, view.low)
+        words, there = self._known.told_of(view.text)
+        view.narrow(words, self._known.sought, there)
+        plain.add_to(found, view.low, there)
         if view.has_near_digits:
-            digits.add_to(found, view, view.low)
+            digits.add_to(found, view.low, there)
         if view.long_words:
-            long.add_to(found, view, view.long_low)
+            long.add_to(found, view.long_low, there)
         if view.has_odd_words:
-            odd.add_to(found, view, view.low)
-        return [self.rules[number] for number in sorted(found)]
+            odd.add_to(found, view.low, there)
+        rules = [self.rules[number] for number in sorted(found)]
+        most = view.most_digits if view.has_near_digits else 0
+        return [rule for rule in rules if rule.digits <= most]
 
     def with_own(self, names: Sequence[str], patterns: Sequence[str]) -> Rules:
         """The same and the owner's: names (whole words, in any case) and `TYPE=REGEX`.
@@ -256,10 +275,12 @@ def parse_rules(text: str) -> Rules:
         parts, places = dict(document.get("parts", {})), dict(document.get("places", {}))
     except (ValueError, KeyError, TypeError, re.error) as error:
         raise ConfigError(f"the rules of redaction cannot be read: {error!r}", hint=_HINT) from error
-    rules, problems = [], []
+    rules, problems = list[Rule](), list[str]()
+    nears: dict[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] = {}
     for at, row in enumerate(rows):
         try:
-            rules.append(_rule(_whole(row, parts, places)))
+            rule = _rule(_whole(row, parts, places))
+            rules.append(replace(rule, near=nears.setdefault(rule.near, rule.near)))
         except (ValueError, KeyError, TypeError, AttributeError, re.error) as error:
             problems.append(f"rule {row.get('id', at) if isinstance(row, dict) else at}: {error}")
     if problems:

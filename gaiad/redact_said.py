@@ -10,7 +10,9 @@ import re
 from gaiad.redact_doubts import (
     is_about,
     is_amount,
+    is_code,
     is_drawn,
+    is_identifier,
     is_odd,
     is_place,
     is_secret_value,
@@ -22,24 +24,70 @@ from gaiad.redact_numbers import Span
 _MARKS = ("'", '"', "`", "„", "“", "«", "»")
 _QUOTED = re.compile(r"([\"'`])[^\"'`\n\\]{4,100}\1|„[^“”\n]{4,100}[“”]|“[^”\n]{4,100}”|«[^»\n]{4,100}»")
 _KEPT = re.compile(
-    r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|salasana|"
+    r"pass|wo?or[dt]|wi-?fi|wlan|wpa|adgangs|senord|pin\b|pw|psk|clave|contrase|senha|mdp|secret|parola|heslo|"
+    r"salasana|"
     r"lozinka|jelsz|has|\d\W*$"
 )
 _PIN = re.compile(r"\bpin\b(?!.*(?:pass|wor[dt]))")
 _DIRECT = re.compile(r"(?:\b(?:is|ist|est|es|lautet|to|auf|now|jetzt|was|war|je|er|on)|[:=→—–èéä]r?|c'est)\s{1,3}\W*$")
-_DOORS = re.compile(
-    r"(?:door|gate|alarm|entry|access|unlock|lock\w*|safe|garage|tür|tor|zugangs|keypad|security|verif\w+|one-?time|pin|"
-    r"pairing|homekit|setup|bestätigungs|sicherheits|log-?in|sms|otp|2fa|einmal|porte|puerta|portone|wifi|voicemail)"
-    r"[ -]?code"
+_TYPED = re.compile(r"\b(?:says|steht|typed?|chose|used?|tried|try|ich|enter(?:ed)?|in)\s{1,3}\W*$|\?\s")
+_ACCOUNT = re.compile(
+    r"(?i)(?:user|account|konto|benutzer|compte|cuenta|called|named|namens|login|host|server|file|datei)\W{0,3}$"
 )
-_CODE_OF = re.compile(r"(?:code|código|codice|kode?) (?:for|to|für|de|du|del|della|dell'|per|d'|van|do|til|k) ?")
+_PINS = re.compile(
+    r"(?<![a-z])pin(?:s|nen)?\b|pin[_-]?[ck]|\bpuk|ombination|pas{1,2}w|passcode|kennwort|\bпин|\bπιν\b|暗証|密码|"
+    r"비밀|비번|\bm?tan\b|"
+    r"\bt?otp\b|\b2fa\b|homekit|matter|geheim|secreto?\b|segreto|haustür|garagentor|schloss|schlüssel|lock ?box|"
+    r"key ?box|digicode|keypad"
+)
+_GIVES = re.compile(
+    r"(?:\b(?:is|ist|lautet|est|es|er|är|je|jest|to|on|su|este)\b|(?<!\w)[èé]|[:=：]|は|是|은|는)[\s\"'(#*]{0,3}$"
+)
+_NEXT = re.compile(
+    r"(?:(?<![a-z])pin|pin[_-]?[ck]\w{2,3}|\bpuk\d?|\bпин(?:-?код)?|\bπιν|密码|비밀번호|비번|번호|ombination|passcode|"
+    r"pas{1,2}wor[dt]|kennwort|\bm?tan|\bt?otp|"
+    r"\b2fa|homekit|matter code|geheim(?:zahl|nummer)|secreto?|segreto|haustür|garagentor|schloss|schlüssel\w+|"
+    r"lock ?box|key ?box|digicode|keypad|pin number|number)"
+    r"(?:[\s\"'#*]{0,3}|\s\()$"
+)
+_PIN_NEXT = re.compile(r"(?:(?<![a-z])pin|\bpuk|pin[_-]?code)[\s\"'(]{1,3}$")
+_PLACES = (
+    r"door|gate|backup|recovery|alarm|entry|entrance|access|unlock|lock\w*|safe|garage|keypad|key ?box|airbnb|"
+    r"security|verif\w+|one-?time|pin|pairing|"
+    r"homekit|setup|log-?in|sms|otp|2fa|wifi|voicemail|tür|tor|toröffner|zugangs|eingangs|tresor|sperr|"
+    r"bestätigungs|sicherheits|"
+    r"einmal|porte|portail|coffre|entrée|puerta|portal|caja|portone|cancello|cassaforte|porta|portão|cofre|"
+    r"bramy|drzwi|domofon|"
+    r"brance|dveř|vchod|dörr|dør|ovi|ajtó|kapu|kapı|pintu|deur|poort|toegangs|kluis|двер|домофон|подъезд|калит|сейф"
+)
+_CODES = r"(?:code|código|codice|kode?n?|kodu?|koodi|kód\w{0,2}|код\w{0,2})"
+_OPENS = re.compile(
+    rf"(?:(?:{_PLACES})[ -]?|\bport){_CODES}[\s\"'#*(]{{1,3}}$|"
+    rf"{_CODES} (?:\S{{1,6}} ){{0,2}}?(?:d')?(?:{_PLACES})\w{{0,5}}[\s#*]{{1,2}}$"
+)
+_YOURS = (
+    rf"\b(?:your|ihr|dein|votre|ton|su|tu|il tuo|uw|je|din|twój|ваш)\s{_CODES}\W{{0,3}}(?:is|lautet|est|es|è|är|"
+    rf"to|je)?\W{{0,3}}$"
+)
+_DOORS = re.compile(rf"(?:{_PLACES})[ -]?{_CODES}|\bport{_CODES}|{_YOURS}")
+_CODE_OF = re.compile(
+    rf"{_CODES} (?:(?:for|to|für|de|du|del|della|dell'|per|d'|van|do|da|til|k|od|от|к|zum|zur)\b ?|"
+    rf"(?:d')?(?:{_PLACES}))"
+)
 
 
 def pin(match: re.Match[str]) -> Span | None:
     """A number that is called a PIN, or a code that opens something."""
     start, end = match.span("v")
     before = match.string[max(0, match.start() - 24) : start].lower()
-    called = re.search(r"(?<![a-z])pins?\b|\bpuk\b|ombination|passwor[dt]|kennwort", before) or _is_door(before)
+    # 1. Directly behind its name, or behind a verb or a colon. 2. A year needs those, but behind PIN itself.
+    said = _GIVES.search(before)
+    year = re.fullmatch(r"(?:19|20)\d\d", match["v"])
+    if said:
+        called = bool(_PINS.search(before)) or _is_door(before)
+    else:
+        called = not year and (bool(_NEXT.search(before)) or _is_place(before))
+    called = called or bool(year and _PIN_NEXT.search(before))
     counts = is_about(match["v"], match.string[end : end + 16]) or speaks_of(before)
     return (start, end) if called and not counts else None
 
@@ -49,7 +97,7 @@ def spoken(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     value = match["v"].rstrip(".,;:!?)*]}")
     end = start + len(value)
-    if not value or not is_secret_value(value) or is_place(value) or is_term(value) or is_amount(value):
+    if not value or not is_secret_value(value) or is_place(value) or is_term(value.lstrip("(")) or is_amount(value):
         return None
     name = match[0][: start - match.start()].lower()
     before = match.string[max(0, match.start() - 20) : match.start()].lower()
@@ -59,6 +107,8 @@ def spoken(match: re.Match[str]) -> Span | None:
         return None
     # A code is many things: there it must look like a secret, or open something.
     if not _KEPT.search(name):
+        if _TYPED.search(name):
+            return None
         return (start, end) if is_drawn(value, 10) or (_is_door(before + name) and is_odd(value)) else None
     if match.string[start - 1 : start] in _MARKS:
         closed = _QUOTED.match(match.string, start - 1)
@@ -67,7 +117,9 @@ def spoken(match: re.Match[str]) -> Span | None:
 
 
 def _is_said(name: str, value: str) -> bool:
-    """Whether a value without quotation marks is no word of the sentence."""
+    """Whether a value without quotation marks is no word of the sentence, and no piece of a program."""
+    if is_code(value):
+        return False
     # 1. A secret is much else, and `clave` a key to everything. 2. Some words further on a name such as KeePass may
     # stand, which has but a capital letter within.
     if re.match(r"(?:secret|clave)\b", name) and not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value)):
@@ -82,6 +134,11 @@ def spoken_line(match: re.Match[str]) -> Span | None:
     return (start, end) if fits and not speaks_of(match.string[match.start() : start]) else None
 
 
+def _is_place(name: str) -> bool:
+    """Whether a code's name ends with what it opens, or begins with it and ends there."""
+    return bool(_OPENS.search(name))
+
+
 def _is_door(name: str) -> bool:
     """Whether a code is one that opens something."""
     return bool(_DOORS.search(name) or _CODE_OF.search(name))
@@ -91,7 +148,8 @@ def pair(match: re.Match[str]) -> Span | None:
     """What stands behind a name or an address as its password does."""
     start, end = match.span("v")
     value = match.string[start:end].rstrip(".,;:)")
-    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and re.search(r"[^\W\d]", value)
+    fits = is_secret_value(value) and is_odd(value) and not is_place(value) and not is_code(value)
+    fits = fits and re.search(r"[^\W\d]", value) is not None
     in_address = re.search(r"://\S*$", match.string[max(0, match.start() - 80) : match.start()])
     return (start, start + len(value)) if fits and "@" not in value[1:-1] and not in_address else None
 
@@ -116,7 +174,7 @@ def phrase(match: re.Match[str]) -> Span | None:
 
 _PRINTED = re.compile(
     r"(?i)(?:app(?:lication|-specific|le)?[ -]?|\bbit|"
-    r"\b(?:2fa|setup|totp|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
+    r"\b(?:2fa|setup|totp|authenticator|recovery|backup|reserve|wiederherstellungs)[ -]?)$"
 )
 
 
@@ -125,23 +183,84 @@ def groups(match: re.Match[str]) -> Span | None:
     start, end = match.span("v")
     if not _PRINTED.search(match.string[max(0, match.start() - 24) : match.start()]):
         return None
-    parts = re.split("[ -]", match["v"])
+    parts = re.split(r"[ ,\n-]+", match["v"])
     same = len({len(group) for group in parts}) == 1
     # Words of a sentence may be of one length too: four of four letters are what an application is let in by.
-    printed = any(re.search(r"\d", group) for group in parts) or [len(group) for group in parts] == [4] * 4
+    four = [len(group) for group in parts] == [4] * 4 and re.search("[:=]", match[0])
+    printed = four or any(re.search(r"\d", group) for group in parts)
     return (start, end) if same and printed else None
+
+
+def chosen(match: re.Match[str]) -> Span | None:
+    """A word of letters and digits, some words behind the name of a secret that somebody says to have chosen."""
+    start, end = match.span("v")
+    value = match["v"].rstrip(".!?")
+    fits = is_secret_value(value) and not is_place(value) and not is_term(value) and not is_amount(value)
+    named = _ACCOUNT.search(match.string[max(0, start - 40) : start])
+    return (start, end) if fits and not named and not is_identifier(value) and not speaks_of(match[0][:24]) else None
+
+
+def line(match: re.Match[str]) -> Span | None:
+    """A word with letters and digits, or with a symbol, that is a whole line behind the name of a secret."""
+    value = match["v"]
+    mixed = re.search(r"[^\W\d]", value) and re.search(r"\d|[!#$%&+?*-]", value)
+    fits = mixed and is_secret_value(value) and is_odd(value) and not is_place(value) and not is_term(value)
+    return (
+        match.span("v")
+        if fits and not re.search(r"[=(){}<>;,|]|^[\w*.~-]*/|^@|^\w+\.[a-z]|pass\w*\d?$", value)
+        else None
+    )
+
+
+_JOINTS = re.compile(r"(?i)[-_](?:of|to|the|in|by|and|on|a|und|de|la|et|up|off|out)[-_]")
+_WORDINGS = frozenset(
+    ["anders", "immer", "jetzt", "nicht", "folgendermaßen", "gleich", "genauso", "noch", "aber", "auch"]
+)
+_FUNCTION_WORDS = (
+    "the and not for with you your our its has have can will must should that this from are was but any all"
+    " only der die das und nicht ein eine mit für den dem ist sind hat bitte beim vom zum wie auf les des une"
+    " pas pour avec dans que los las del una con por para non per che della het een niet van voor met"
+)
+_SENTENCE = frozenset(_FUNCTION_WORDS.split())
+
+
+def words(match: re.Match[str]) -> Span | None:
+    """Four words and more that make no sentence."""
+    said = re.split(r"[ -]", match["v"].casefold())
+    return None if _SENTENCE.intersection(said) or len(set(said)) < 4 else match.span("v")
+
+
+def joined(match: re.Match[str]) -> Span | None:
+    """A word that is joined of three or more, and what is said to be the wording."""
+    value = match["v"]
+    fits = (
+        is_secret_value(value)
+        and not _JOINTS.search(value)
+        and not speaks_of(match[0][: match.start("v") - match.start()])
+    )
+    return match.span("v") if fits and value.casefold() not in _WORDINGS else None
+
+
+def wifi(match: re.Match[str]) -> Span | None:
+    """What stands behind a network's name as its key; a kind of network is none."""
+    return None if re.match(r"802\.|\d+(?:[.,]\d+)?[A-Za-z]{1,4}$|0x", match["v"]) else pair(match)
 
 
 _ITS = "the|my|your|our|a|an|das|mein|dein|unser|ein|le|mon|ma|votre|un|une|la|mi|tu|su|una|il|mio|het|mijn"
 _KIND = (
-    r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|starkes"
+    r"new|neue\w*|old|alte\w*|wifi|wlan|admin|root|access|guest|api|strong|good|safe|secure|weak|sicheres|gutes|"
+    r"starkes"
     r"|bon|buena"
 )
-_VERBS = "as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+_VERBS = (
+    "when it asks for|when asked for|wenn er nach "
+    "dem|as|is|ist|for|für|als|est|come|como|es|è|war|was|that's|das ist|c'est"
+)
 _BEFORE = re.compile(
     r"(?i)(?:\b(?:from|von|de|da|van)\s(?P<v>\S{4,64}\s(?:to|auf|zu|in|à|a|naar)\s\S{4,64})[,;]\s"
-    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|(?=\sa\s|\sein))"
-    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)[\s-]$"
+    rf"(?:{_ITS})|(?P<w>[^\s\"'`„“«]{{4,64}})[\"'`”“»]?(?:,?\s(?:{_VERBS})|\s?,(?=\sthe\s|\sdas\s)|(?=\sa\s|"
+    rf"\sein|\s\())"
+    rf"(?:\s(?:{_ITS}))?(?:\s(?:{_KIND}))?)(?:[\s-]|\s\()$"
 )
 # The last words before the name of a secret where its value may stand before them.
 _WORDS = (
@@ -156,7 +275,7 @@ def said_before(match: re.Match[str]) -> Span | None:
     """The value that a sentence gives before it says what it is."""
     # The pattern's match is the word alone: what is before it is read from there.
     lead = match.string[max(0, match.start() - 16) : match.start()].lower().split()[-1:]
-    if not lead or lead[0].rstrip("-") not in _LEADS:
+    if not lead or (lead[0].rstrip("-") not in _LEADS and lead[0] != "("):
         return None
     begin = max(0, match.start() - 160)
     found = _BEFORE.search(match.string[begin : match.start()])

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from functools import cache, cached_property
-from typing import AnyStr
+from collections.abc import Callable, Collection, Iterator, Set
+from functools import cache
+from typing import AnyStr, Generic, TypeVar
+
+from gaiad.redact_words import LONG, core, lowered
 
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _PERCENT = re.compile(r"%([2-7][0-9a-fA-F])")
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _DEEPEST = 4
 _OTHER_DIGITS = re.compile(r"[^\D0-9]")
-
-LONG = 15
-"""So many characters at the least, without a blank, has every token that a vendor's rule knows."""
 
 
 def _table(**kinds: str) -> bytes:
@@ -58,6 +57,7 @@ _ODD_SIGNS = (
     re.compile(rb"A(?:(?<=aA)|(?<=ajA))"),
     re.compile(rb"x(?=[aA])"),
 )
+_ENDLESS = 1 << 30
 _NOWHERE: list[int] = []
 _LONG_RUN = b"w" * LONG
 _NEAR_DIGITS = re.compile(rb"d(?:j{0,3}d){3}")
@@ -66,8 +66,6 @@ _RUN = re.compile(rb"d(?:[jp]{0,4}d){3,}")
 # Two digits right behind two letters.
 _STUCK = re.compile(rb"d(?<=[.p][.p]d)d")
 _DIALLED = re.compile(rb"d[djp]{6,18}d")
-# What (?i) takes for an ASCII letter, and `lower` does not make one of a single character.
-_ODD_LETTERS = (("İ", "i"), ("ı", "i"), ("ſ", "s"))
 
 
 PIECE, OVERLAP = 131_072, 32_768
@@ -76,6 +74,21 @@ PIECE, OVERLAP = 131_072, 32_768
 Whoever looks through a text holds the interpreter's lock meanwhile. No shipped rule but those for runs of one kind of
 character sees further than the overlap, and of such a run all is taken.
 """
+
+
+_Found = TypeVar("_Found")
+
+
+class _Fact(Generic[_Found]):
+    """What is found out of a view once, when first asked for; as `cached_property`, without its lock."""
+
+    def __init__(self, find: Callable[[View], _Found]) -> None:
+        self._find = find
+        self._name = find.__name__
+
+    def __get__(self, view: View, _owner: object) -> _Found:
+        found = view.__dict__[self._name] = self._find(view)
+        return found
 
 
 class Places:
@@ -105,38 +118,55 @@ class View:
         self.places = places
         self._hits: dict[str, list[int]] = {}
         self._groups: dict[int, list[int]] = {}
+        self._near: dict[int, list[tuple[int, int]]] = {}
+        self._words: str | None = None
+        self._sought: frozenset[str] = frozenset()
+        self._there: Set[str] = frozenset()
+        self._longest = LONG
 
     def place(self, at: int) -> int:
         """Where in the original text a character of this view stands."""
         return at if self.places is None else self.places.of(at)
 
-    @cached_property
+    @_Fact
     def low(self) -> str:
         """In small letters, each character where it was."""
-        text = self.text
-        if not text.isascii():
-            for odd, plain in _ODD_LETTERS:
-                text = text.replace(odd, plain)
-        return text.lower()
+        return lowered(self.text)
 
-    def near(self, words: Iterable[tuple[str, int]]) -> list[tuple[int, int]]:
+    def near(self, words: tuple[tuple[str, int], ...]) -> list[tuple[int, int]]:
         """Every place of each word, which is in small letters, with the number that goes with it."""
+        # Rules that look near the same words share one tuple of them, and so what was found.
+        shared = self._near.get(id(words))
+        if shared is not None:
+            return shared
         found, known = [], self._hits
         for word, reach in words:
             hits = known.get(word)
             if hits is None:
-                hits = known[word] = _places(self.low, word)
+                hits = known[word] = _places(self.low, word) if self._may_hold(word) else _NOWHERE
             if hits:
                 found += [(hit, reach) for hit in hits]
+        self._near[id(words)] = found
         return found
 
-    def lack(self, words: Iterable[str]) -> None:
-        """Be told that none of `words` is there."""
-        self._hits.update(dict.fromkeys(words, _NOWHERE))
+    def narrow(self, words: Collection[str], sought: frozenset[str], there: Set[str]) -> None:
+        """Be told all words but plain short ones, and what of `sought` they hold; so the others hold nothing of it."""
+        self._words, self._sought, self._there = " ".join(words), sought, there
+        self._longest = max(map(len, words), default=0)
 
-    @cached_property
+    def may_hold_one(self, words: frozenset[str]) -> bool:
+        """Whether one of these may be there."""
+        return not (words <= self._sought and words.isdisjoint(self._there))
+
+    def _may_hold(self, word: str) -> bool:
+        part = core(word) if " " in word else word
+        return part in self._there or part not in self._sought
+
+    @_Fact
     def long_words(self) -> list[tuple[int, int]]:
         """Where the words stand that are long enough for a token; empty where there is no such token."""
+        if self._ascii and self._longest < LONG:
+            return []
         words, found = self._raw.translate(_WORDS[not self._ascii]), []
         at = words.find(_LONG_RUN)
         while at >= 0:
@@ -146,44 +176,45 @@ class View:
             at = words.find(_LONG_RUN, end)
         return found
 
-    @cached_property
+    @_Fact
     def long_words_with_digits(self) -> list[tuple[int, int]]:
         """Those of the long words in which there is a digit."""
         if self.has_other_digits:
             return self.long_words
         return [(start, end) for start, end in self.long_words if self._numbers.find(b"d", start, end) >= 0]
 
-    @cached_property
+    @_Fact
     def long_low(self) -> str:
         """The long words in small letters."""
         return " ".join([self.low[start:end] for start, end in self.long_words])
 
-    @cached_property
+    @_Fact
     def has_odd_words(self) -> bool:
         """Whether there is a word as sentences have none: with a digit or a symbol, or between quotation marks."""
         if not self._ascii:
             return True
-        kinds = self._raw.translate(_ODD)
+        raw = self._raw if self._words is None else self._words.encode("ascii")
+        kinds = raw.translate(_ODD)
         if b"s" in kinds or b" q" in kinds or kinds[:1] == b"q":
             return True
         return any(sign.search(kinds) for sign in _ODD_SIGNS)
 
-    @cached_property
+    @_Fact
     def has_near_digits(self) -> bool:
         """Whether four digits are close together."""
         if self.has_other_digits:
             return _NEAR_OTHER_DIGITS.search(self.text) is not None
         return self._digits >= 4 and _NEAR_DIGITS.search(self._numbers) is not None
 
-    @cached_property
+    @_Fact
     def has_other_digits(self) -> bool:
         """Whether there are digits that are not ASCII's, of which `groups` knows nothing."""
         return not self._ascii and _OTHER_DIGITS.search(self.text) is not None
 
-    @cached_property
+    @_Fact
     def may_hold_a_dialled_number(self) -> bool:
         """Whether something is as long as a telephone number and begins and ends with a digit."""
-        return self.has_other_digits or any(self._sought(_DIALLED))
+        return self.has_other_digits or any(self._found(_DIALLED))
 
     def groups(self, count: int) -> list[int]:
         """Where digits begin of which `count`, four at the least, or more follow each other, with little between."""
@@ -199,33 +230,38 @@ class View:
             self._groups[count] = found
         return found
 
-    @cached_property
+    @_Fact
+    def most_digits(self) -> int:
+        """How many digits follow each other at the most, with little between."""
+        return _ENDLESS if self.has_other_digits else max((digits for _, _, digits in self._runs), default=0)
+
+    @_Fact
     def stuck(self) -> list[int]:
         """Where two digits stand right behind two letters."""
-        return [match.start() for match in self._sought(_STUCK)]
+        return [match.start() for match in self._found(_STUCK)]
 
-    @cached_property
+    @_Fact
     def _runs(self) -> list[tuple[int, int, int]]:
         """Where four digits or more stand with little between them: from, to, and how many they are."""
-        spans = [match.span() for match in self._sought(_RUN)]
+        spans = [match.span() for match in self._found(_RUN)]
         return [(start, end, self._numbers.count(b"d", start, end)) for start, end in spans]
 
-    @cached_property
+    @_Fact
     def _ascii(self) -> bool:
         return self.text.isascii()
 
-    @cached_property
+    @_Fact
     def _raw(self) -> bytes:
         return self.text.encode("ascii", "replace")
 
-    def _sought(self, pattern: re.Pattern[bytes]) -> Iterator[re.Match[bytes]]:
+    def _found(self, pattern: re.Pattern[bytes]) -> Iterator[re.Match[bytes]]:
         return in_pieces(pattern, self._numbers, 0, len(self._numbers))
 
-    @cached_property
+    @_Fact
     def _digits(self) -> int:
         return self._numbers.count(b"d")
 
-    @cached_property
+    @_Fact
     def _numbers(self) -> bytes:
         return self._raw.translate(_NUMBERS[not self._ascii])
 

@@ -59,35 +59,34 @@ def register(group: Subcommands, common: argparse.ArgumentParser) -> None:
     reply.add_argument(
         "--prompts", metavar="FILE", help="a grammar of requests (default: the one that comes with gaiad)"
     )
-    for parser, temperature, tokens in ((propose, 0.8, 96), (reply, 0.7, 256)):
-        parser.add_argument(
-            "--curricula", metavar="DIR", help="holds the curricula (default: those of --config, or shipped)"
-        )
-        parser.add_argument("--url", help=f"an OpenAI-compatible server (default: the proxy of --config, or {_PROXY})")
-        parser.add_argument(
-            "--model", metavar="NAME", help="what it calls the bare base (default: gaia:base, the proxy's)"
-        )
-        parser.add_argument("--key-file", metavar="FILE", help="holds the API key, on one line")
-        parser.add_argument(
-            "--out", metavar="FILE", help=f"where to (default: in the state of --config, or {_HERE}/self_made)"
-        )
-        parser.add_argument("--anew", action="store_true", help="begin without what an earlier run made")
-        parser.add_argument("--keep", type=_whole, default=200, metavar="N", help="end once N are kept (default: 200)")
-        parser.add_argument("--ask", type=_whole, default=2000, metavar="N", help="ask N times at most (default: 2000)")
-        parser.add_argument("--seed", type=int, default=1, metavar="S", help="of what is asked, and how (default: 1)")
-        parser.add_argument(
-            "--temperature", type=_number, default=temperature, metavar="T", help=f"default: {temperature}"
-        )
-        parser.add_argument("--top-p", type=_number, default=0.95, metavar="P", help="default: 0.95")
-        parser.add_argument("--max-tokens", type=_whole, default=tokens, metavar="N", help=f"default: {tokens}")
-        parser.add_argument("--concurrency", type=_whole, default=4, metavar="N", help="questions at once (default: 4)")
-        parser.add_argument(
-            "--timeout", type=_number, default=120.0, metavar="S", help="seconds for one answer (default: 120)"
-        )
-        parser.add_argument("--tries", type=_whole, default=3, metavar="N", help="for each question (default: 3)")
-        parser.add_argument(
-            "--deadline", type=_number, default=3600.0, metavar="S", help="seconds for all (default: 3600)"
-        )
+    _add_asking(propose, temperature=0.8, tokens=96)
+    _add_asking(reply, temperature=0.7, tokens=256)
+
+
+def _add_asking(parser: argparse.ArgumentParser, *, temperature: float, tokens: int) -> None:
+    """Add the options that both have: who is asked, how, how long, and where answers go."""
+    parser.add_argument(
+        "--curricula", metavar="DIR", help="holds the curricula (default: those of --config, or shipped)"
+    )
+    parser.add_argument("--url", help=f"an OpenAI-compatible server (default: the proxy of --config, or {_PROXY})")
+    parser.add_argument("--model", metavar="NAME", help="what it calls the bare base (default: gaia:base, the proxy's)")
+    parser.add_argument("--key-file", metavar="FILE", help="holds the API key, on one line")
+    parser.add_argument(
+        "--out", metavar="FILE", help=f"where to (default: in the state of --config, or {_HERE}/self_made)"
+    )
+    parser.add_argument("--anew", action="store_true", help="begin without what an earlier run made")
+    parser.add_argument("--keep", type=_whole, default=200, metavar="N", help="end once N are kept (default: 200)")
+    parser.add_argument("--ask", type=_whole, default=2000, metavar="N", help="ask N times at most (default: 2000)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of what is asked, and how (default: 1)")
+    parser.add_argument("--temperature", type=_number, default=temperature, metavar="T", help=f"default: {temperature}")
+    parser.add_argument("--top-p", type=_number, default=0.95, metavar="P", help="default: 0.95")
+    parser.add_argument("--max-tokens", type=_whole, default=tokens, metavar="N", help=f"default: {tokens}")
+    parser.add_argument("--concurrency", type=_whole, default=4, metavar="N", help="questions at once (default: 4)")
+    parser.add_argument(
+        "--timeout", type=_number, default=120.0, metavar="S", help="seconds for one answer (default: 120)"
+    )
+    parser.add_argument("--tries", type=_whole, default=3, metavar="N", help="for each question (default: 3)")
+    parser.add_argument("--deadline", type=_number, default=3600.0, metavar="S", help="seconds for all (default: 3600)")
 
 
 def _whole(text: str) -> int:
@@ -239,7 +238,7 @@ async def _inquired(
 
     from gaiad.gpu.identity import base_identity
     from gaiad.learner.base_model import reached
-    from gaiad.learner.inquiry import Manner, inquire
+    from gaiad.learner.inquiry import Inquiry, Manner
 
     async with reached(where, args.concurrency) as base:
         who = await base.identity()
@@ -258,7 +257,7 @@ async def _inquired(
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
         manner = Manner(sampling, args.concurrency, args.keep, args.deadline)
         progress = _Progress(terminal, args.keep, sum(row.is_kept for row in file.rows))
-        tally = await inquire(base, who, questions, file, work.asks.judge, manner, progress.show)
+        tally = await Inquiry(base, who, questions, file, work.asks.judge, manner, progress.show).run()
         progress.end()
         return who, tally
 

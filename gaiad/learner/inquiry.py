@@ -54,63 +54,75 @@ class Manner:
     deadline_s: float
 
 
-async def inquire(
-    base: BaseModel,
-    who: Base,
-    questions: Iterator[Question],
-    file: MadeFile,
-    judge: Judge,
-    manner: Manner,
-    on_progress: Callable[[Tally], None],
-) -> Tally:
-    """Ask until `manner.enough` rows of the file are kept; rows of earlier runs count.
+class Inquiry:
+    """One run of questions, from the first to whatever ends it."""
 
-    Raises:
-        EngineError: the base refuses, or is away. What was taken down until then is in the file.
-        DatasetError: the file cannot be written.
-    """
-    tally = Tally()
-    kept = sum(row.is_kept for row in file.rows)
-    in_a_row = 0
+    def __init__(
+        self,
+        base: BaseModel,
+        who: Base,
+        questions: Iterator[Question],
+        file: MadeFile,
+        judge: Judge,
+        manner: Manner,
+        on_progress: Callable[[Tally], None],
+    ) -> None:
+        self._base, self._who, self._questions, self._file = base, who, questions, file
+        self._judge, self._manner, self._on_progress = judge, manner, on_progress
+        self._tally = Tally()
+        self._before = sum(row.is_kept for row in file.rows)
+        self._failures_in_a_row = 0
 
-    async def ask() -> None:
-        nonlocal in_a_row
+    async def run(self) -> Tally:
+        """Ask until `Manner.enough` rows of the file are kept; rows of earlier runs count.
+
+        Raises:
+            EngineError: the base refuses, or is away. What was taken down until then is in the file.
+            DatasetError: the file cannot be written.
+        """
+        self._on_progress(self._tally)
+        try:
+            async with asyncio.timeout(self._manner.deadline_s), asyncio.TaskGroup() as group:
+                for number in range(self._manner.concurrency):
+                    group.create_task(self._ask(), name=f"ask-{number}")
+        except TimeoutError:
+            self._tally.ended = Ended.TIME_IS_UP
+        except BaseExceptionGroup as several:
+            raise _first(several) from several
+        else:
+            self._tally.ended = Ended.ENOUGH if self._has_enough else Ended.ALL_ASKED
+        return self._tally
+
+    @property
+    def _has_enough(self) -> bool:
+        return self._before + self._tally.kept >= self._manner.enough
+
+    async def _ask(self) -> None:
         # All askers draw from the same questions.
-        while kept + tally.kept < manner.enough:
-            question = next(questions, None)
-            if question is None:
-                return
-            sampling = {**manner.sampling, "seed": question.seed}
-            said = await base.say(question.messages, sampling)
+        while not self._has_enough and (question := next(self._questions, None)) is not None:
+            sampling = {**self._manner.sampling, "seed": question.seed}
+            said = await self._base.say(question.messages, sampling)
             if isinstance(said, NotYet):
-                tally.failed[said.reason] += 1
-                on_progress(tally)
-                in_a_row += 1
-                if in_a_row >= FAILURES_IN_A_ROW:
-                    raise away(base.url, said)
-                continue
-            in_a_row = 0
-            text, reason = judge(question, said)
-            file.add(_row(question, said, text, reason, sampling, who))
-            tally.proposed += 1
-            if reason is None:
-                tally.kept += 1
+                self._failed(said)
             else:
-                tally.refused[reason] += 1
-            on_progress(tally)
+                self._take_down(question, said, sampling)
+            self._on_progress(self._tally)
 
-    on_progress(tally)
-    try:
-        async with asyncio.timeout(manner.deadline_s), asyncio.TaskGroup() as group:
-            for number in range(manner.concurrency):
-                group.create_task(ask(), name=f"ask-{number}")
-    except TimeoutError:
-        tally.ended = Ended.TIME_IS_UP
-    except BaseExceptionGroup as several:
-        raise _first(several) from several
-    else:
-        tally.ended = Ended.ENOUGH if kept + tally.kept >= manner.enough else Ended.ALL_ASKED
-    return tally
+    def _failed(self, why: NotYet) -> None:
+        self._tally.failed[why.reason] += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            raise away(self._base.url, why)
+
+    def _take_down(self, question: Question, said: Said, sampling: Mapping[str, float]) -> None:
+        self._failures_in_a_row = 0
+        text, reason = self._judge(question, said)
+        self._file.add(_row(question, said, text, reason, sampling, self._who))
+        self._tally.proposed += 1
+        if reason is None:
+            self._tally.kept += 1
+        else:
+            self._tally.refused[reason] += 1
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -30,6 +30,7 @@ from typing import Any, TypeAlias, cast
 from gaiad.curriculum import Json, TrainingSpec
 from gaiad.errors import GaiadError, TrainingError
 from gaiad.learner.child import Pipe, die_with_daemon, watch_daemon
+from gaiad.learner.memory import Plan, said
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Checkpoint, Error, Hello, Job, Message, Progress, Result, parse_job
 from gaiad.learner.steadiness import trouble
@@ -43,9 +44,11 @@ try:
     from safetensors.torch import save_file
 
     from gaiad.learner import base as bases
+    from gaiad.learner import device as devices
     from gaiad.learner import origins, rendering, snapshot
     from gaiad.learner.checkpoint import Saved, Shelf
-    from gaiad.learner.losses import ROW_TOKENS, Batch, Layout, batches, losses_of, pairs_of, validate, weight_of
+    from gaiad.learner.losses import Batch, Layout, batches, losses_of, pairs_of, validate, weight_of
+    from gaiad.learner.usage import Configuration, Gauge, configuration_for, plan_for, told
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -77,15 +80,6 @@ class Splits:
     template: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """How the machine is used. Chosen once, frozen in the first checkpoint: it decides the order of sums."""
-
-    quantisation: str
-    layout: Layout
-    row_tokens: int
-
-
 @dataclass(slots=True)
 class Account:
     """What the run has to show so far. It is part of each checkpoint."""
@@ -93,6 +87,7 @@ class Account:
     steps: int = 0
     tokens: int = 0
     computed_tokens: int = 0
+    flops: int = 0
     training_s: float = 0.0
     recent: tuple[float, ...] = ()
     first_loss: float | None = None
@@ -108,7 +103,10 @@ class Account:
 
 @dataclass(slots=True)
 class Run:
-    """One run and all that it uses; `best` are the weights of its best adapter so far."""
+    """One run and all that it uses; `best` are the weights of its best adapter so far.
+
+    `plan` is what was promised of its memory, None where nothing can be.
+    """
 
     job: Job
     device: str
@@ -125,11 +123,13 @@ class Run:
     resumed_from: int | None = None
     saved_at: float = STARTED
     saved_step: int = -1
+    plan: Plan | None = None
+    gauge: Gauge | None = None
 
     def laid_out(self, examples: Sequence[TokenExample]) -> list[Batch]:
         """Examples as this run lays them out."""
-        longest = self.job.training.max_sequence_tokens
-        return batches(examples, self.configuration.layout, self.device, longest, self.configuration.row_tokens)
+        room = self.configuration.row_tokens
+        return batches(examples, self.configuration.layout, self.device, room, room)
 
     def note(self, sentence: str) -> None:
         """Say aloud, and keep, what the owner should know of the run."""
@@ -158,15 +158,21 @@ class Run:
 
     def progress(self, validation_loss: float | None) -> Progress:
         """The account as a message."""
-        account, spec = self.account, self.job.training
+        account, spec, seconds = self.account, self.job.training, self.account.training_s
+        share = self.gauge.share(account.flops, seconds) if self.gauge else None
         return Progress(
             step=account.steps,
             total_steps=spec.max_steps,
             loss=account.recent[-1] if account.recent else None,
             validation_loss=validation_loss,
             tokens=account.tokens,
-            tokens_per_s=round(account.tokens / account.training_s, 1) if account.training_s else 0.0,
+            tokens_per_s=round(account.tokens / seconds, 1) if seconds else 0.0,
             elapsed_s=round(time.monotonic() - STARTED, 3),
+            memory_bytes=peak_memory_bytes(self.device),
+            flops_per_s=round(account.flops / seconds, 1) if account.flops and seconds else None,
+            peak_share=None if share is None else round(share, 4),
+            learning_rate=float(self.optimiser.param_groups[0]["lr"]) if account.steps else None,
+            resumed_from=self.resumed_from,
         )
 
 
@@ -213,7 +219,24 @@ def one_step(run: Run, laid_out: Sequence[Batch], *, check: bool) -> str | None:
     account.recent = (*account.recent[-9:], loss)
     account.first_loss = loss if account.first_loss is None else account.first_loss
     account.computed_tokens += sum(batch.input_ids.numel() for batch in laid_out)
+    account.flops += run.gauge.flops(laid_out) if run.gauge else 0
     return None
+
+
+def one_step_within(run: Run, chosen: Sequence[TokenExample], *, check: bool) -> str | None:
+    """One step within the memory that was promised: where that runs out, rows are half as long from there on, once."""
+    if run.plan is None:
+        return one_step(run, run.laid_out(chosen), check=check)
+
+    def attempt(plan: Plan) -> str | None:
+        run.configuration = dataclasses.replace(run.configuration, row_tokens=plan.row_tokens, halved=plan.halved)
+        return one_step(run, run.laid_out(chosen), check=check)
+
+    wrong, after = devices.within(run.plan, run.device, attempt)
+    if after is not run.plan:
+        run.plan = after
+        run.note(said(after))
+    return wrong
 
 
 # --- 3. All steps -----------------------------------------------------------------------------------------------------
@@ -233,7 +256,7 @@ def learn(run: Run) -> None:
         preempt(run)
         began = time.monotonic()
         chosen = [train[index] for index in plan[run.account.steps]]
-        wrong = one_step(run, run.laid_out(chosen), check=checked)
+        wrong = one_step_within(run, chosen, check=checked)
         if wrong is not None:
             go_back(run, wrong)
             continue
@@ -324,12 +347,6 @@ def device_for(job: Job) -> str:
     return "cpu"
 
 
-def configuration_for(job: Job, device: str, layout: Layout) -> Configuration:
-    """Choose how the machine is used."""
-    quantisation = {"auto": "nf4", "nf4": "nf4", "bf16": "bf16"}[job.training.quantisation]
-    return Configuration(quantisation, layout, ROW_TOKENS[device])
-
-
 def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: Layout | None) -> Run:
     """Load everything, and take up a checkpoint of this very run where there is one."""
     device = device_for(job)
@@ -340,20 +357,28 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     shelf = Shelf(shelves, identity)
     saved, damaged = shelf.newest()
     chosen = layout or bases.layout_for(job.base_model)
-    configuration = configuration_for(job, device, chosen)
+    plan = plan_for(job, device, chosen, splits.train, splits.kinds)
+    configuration = configuration_for(job, device, chosen, plan)
     if saved is not None:
         configuration = Configuration(**cast("dict[str, Any]", saved.account["configuration"]))
+    if isinstance(plan, Plan):
+        plan = dataclasses.replace(plan, row_tokens=configuration.row_tokens, halved=configuration.halved)
+        devices.hold_to(plan, device)
     base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation)
+    if configuration.checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
     give_way(stop)
     model = bases.add_lora(base, job.lora).train()
     optimiser = bases.optimiser_for(model, job.lora, job.training)
     run = Run(job, device, configuration, splits, model, optimiser, shelf, made_of, stop, say)
+    run.plan, run.gauge = plan if isinstance(plan, Plan) else None, Gauge.of(job, device)
     if saved is not None:
         run.put_back(saved)
         run.resumed_from = run.saved_step = saved.step
         run.note(f"went on from the checkpoint of step {saved.step}")
-    elif chosen == "padded":
-        run.note("prefixes are not shared, which this architecture does not allow: training is slower")
+    else:
+        for sentence in told(plan, chosen):
+            run.note(sentence)
     run.note(damaged or (shelf.strangers() if saved is None else ""))
     return run
 

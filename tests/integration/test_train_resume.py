@@ -22,7 +22,8 @@ from tests.integration.test_train_run import example, write
 
 torch = pytest.importorskip("torch")
 
-from gaiad.learner import losses, train  # noqa: E402
+from gaiad.learner import base as bases  # noqa: E402
+from gaiad.learner import device, train  # noqa: E402
 
 STEPS = 9
 
@@ -135,26 +136,30 @@ def test_the_configuration_is_that_of_the_first_checkpoint(
 ) -> None:
     with pytest.raises(Broken):
         carried_out(at(job, tmp_path), broken_at(2, after=Checkpoint))
-    monkeypatch.setitem(losses.ROW_TOKENS, "cpu", 4096)
+    monkeypatch.setattr(device, "ROOMS", (64,))
     assert carried_out(at(job, tmp_path)).weights_sha256 == whole.weights_sha256
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch, steps: Sequence[int], value: float) -> None:
-    """Let the loss of these calls (one a step's batch) be `value`."""
-    real, calls = losses.losses_of, iter(range(1_000_000))
+    """Let loss and gradients of these steps, counted from 0 as they are tried, be `value` times what they are."""
+    real, tried = train.gradients_of, iter(range(1_000_000))
 
-    def spoilt(*arguments: Any) -> Any:
-        answers, preference = real(*arguments)
-        return (answers * value, preference) if next(calls) in steps else (answers, preference)
+    def spoilt(model: Any, *arguments: Any) -> float:
+        loss = real(model, *arguments)
+        if next(tried) not in steps:
+            return loss
+        for weight in bases.trained_weights(model).values():
+            weight.grad = weight.grad * value
+        return loss * value
 
-    monkeypatch.setattr(train, "losses_of", spoilt)
+    monkeypatch.setattr(train, "gradients_of", spoilt)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_sends_the_run_back_with_half_the_rate(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    spoiling(monkeypatch, [11], value)
+    spoiling(monkeypatch, [6], value)
     result = carried_out(at(job, tmp_path))
     (note,) = [note for note in result.notes if "went back" in note]
     assert "the loss is no longer a number in step 7: went back to step 4, learning rate halved" in note
@@ -165,7 +170,7 @@ def test_a_loss_that_is_no_number_sends_the_run_back_with_half_the_rate(
 def test_a_run_that_never_finds_its_way_ends_with_its_last_good_state_kept(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiling(monkeypatch, range(11, 1000), math.nan)
+    spoiling(monkeypatch, range(6, 1000), math.nan)
     with pytest.raises(TrainingError, match="no longer a number in step 5, and going back 2 times did not help"):
         carried_out(at(job, tmp_path))
     kept = sorted(path.name for path in (tmp_path / "kept").glob("*/step-*"))

@@ -36,7 +36,7 @@ LAYERS: dict[int, str] = {
         learner.memory learner.steadiness
         learner.sources.document_frames learner.sources.document_questions learner.sources.epistemic_material
         learner.sources.guard_answers learner.sources.guard_reviews learner.sources.judgements redact_doubts
-        redact_numbers redact_pattern redact_rules redact_said redact_view report retention rollout signals
+        redact_numbers redact_pattern redact_rules redact_said redact_view redact_words report retention rollout signals
         learner.sources.packet_faults learner.sources.packet_flow learner.sources.packet_material
         learner.sources.matters learner.sources.packet_tasks learner.sources.packet_text learner.sources.passages
         learner.sources.persona learner.sources.plan_tasks learner.sources.registry_forms learner.sources.requests
@@ -77,7 +77,7 @@ LAYERS: dict[int, str] = {
     """,
     CHILD: """
         learner.base learner.checkpoint learner.child learner.losses learner.origins learner.parity_child
-        learner.rendering learner.snapshot learner.device learner.train
+        learner.rendering learner.snapshot learner.device learner.train learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.redact_score import THIRD, is_open, lines, looks, score
 from gaiad.errors import ConfigError
 from gaiad.redact import Scrubber
 from gaiad.redact_doubts import PLACEHOLDER
 from gaiad.redact_file import shipped_rules
 from gaiad.redact_rules import parse_rules
 
-TABLE = Path(__file__).resolve().parents[1] / "tables" / "redact" / "table.jsonl"
 RULES = shipped_rules()
 SCRUBBER = Scrubber(RULES, b"k" * 32)
 
@@ -46,31 +45,28 @@ values = st.recursive(
 )
 
 
-def scored(table: Path = TABLE) -> tuple[float, float]:
-    """Recall (secrets of which nothing whole is left) and precision (replacements that a line has a secret for)."""
-    found = missed = replaced = wrong = 0
-    for line in table.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        scrubbed = SCRUBBER.scrub(row["text"], "c")
-        count = sum(scrubbed.counts.values())
-        left = sum(secret["value"] in str(scrubbed.value) for secret in row["secrets"])
-        found, missed = found + len(row["secrets"]) - left, missed + left
-        replaced, wrong = replaced + count, wrong + max(0, count - len(row["secrets"]))
-    return found / (found + missed), (replaced - wrong) / replaced
-
-
 @pytest.mark.parametrize("name", ["table.jsonl", "second.jsonl"])
 def test_the_tables_are_found_to_98_percent_and_replaced_rightly_to_95(name: str) -> None:
-    recall, precision = scored(TABLE.with_name(name))
-    assert recall >= 0.98
-    assert precision >= 0.95
+    found = score(looks(SCRUBBER, lines(name)))
+    assert found.recall >= 0.98
+    assert found.precision >= 0.95
 
 
-def test_a_table_that_no_rule_was_mended_by_is_found_as_at_first_sight() -> None:
-    # Short of the 98 percent that are wanted; see the folder's README before mending rules by it.
-    recall, precision = scored(TABLE.with_name("third.jsonl"))
-    assert recall >= 0.951
-    assert precision >= 0.95
+def test_the_open_half_of_the_third_table_is_found_to_98_percent_and_replaced_rightly_to_95() -> None:
+    found = score(looks(SCRUBBER, [line for line in lines(THIRD) if is_open(line)]))
+    assert found.recall >= 0.98
+    assert found.precision >= 0.95
+
+
+def test_the_counted_half_of_the_third_table_is_found_as_far_as_rules_go_that_were_not_mended_by_it() -> None:
+    """The figure that may be claimed: its lines were only ever counted, not looked at, and no rule was mended by them.
+
+    Rules were mended by the other half, by what secrets of each family look like anywhere, and by texts made up for
+    that. 94.8 % were found before that, 96.7 % after it: short of the 98 % that are wanted. See the folder's README.
+    """
+    found = score(looks(SCRUBBER, [line for line in lines(THIRD) if not is_open(line)]))
+    assert found.recall >= 0.967
+    assert found.precision >= 0.95
 
 
 @given(values)
