@@ -174,7 +174,7 @@ def one(run: train.Run, step: Sequence[TokenExample], plan: memory.Plan) -> Work
         raise TrainingError(wrong, hint="look at the shape and the examples of this bench")
     work = Work(0, 0, 0)
     for batch in laid_out:
-        work += Work(batch.input_ids.numel(), int(batch.attention_mask.sum()), batch.targets.numel())
+        work += batch.work
     return work
 
 

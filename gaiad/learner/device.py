@@ -15,7 +15,7 @@ import torch
 
 from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse, TrainingError
-from gaiad.learner.base_shape import base_shape
+from gaiad.learner.base_shape import BaseShape, base_shape
 from gaiad.learner.flops import peak_of
 from gaiad.learner.lying import choices
 from gaiad.learner.memory import ROOMS, Kind, Machine, Plan, after_out_of_memory, choose, share_of_device
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _MEMINFO = Path("/proc/meminfo")
 _SIDE = 1024
-_MEASURE_S = 0.3
+_MEASURE_S = 0.1
 
 
 def machine(device: str, cap_bytes: int | None = None) -> Machine:
@@ -42,6 +42,11 @@ def _available_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise TrainingError("/proc/meminfo does not say what memory is free", hint="train on Linux 3.14 or newer")
+
+
+def shape_of(folder: str) -> BaseShape | Refuse:
+    """The shape of the base in `folder`."""
+    return base_shape(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
 
 
 def planned(
@@ -61,7 +66,7 @@ def planned(
     Raises:
         TrainingError: no way of running it fits, with what would.
     """
-    shape = base_shape(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    shape = shape_of(folder)
     if isinstance(shape, Refuse):
         return shape
     plan = choose(shape, lora, quantisation, choices(steps, ROOMS, shared=shared), machine)

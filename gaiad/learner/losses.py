@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from gaiad.curriculum import TrainingSpec
+from gaiad.learner.flops import Work
 from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
 
 Layout: TypeAlias = Literal["prefix_shared", "padded"]
@@ -44,6 +45,15 @@ class Batch:
     def learnt(self) -> torch.Tensor:
         """What each target counts as something to be learnt: a rejected answer's count nothing."""
         return self.weights if self.sides is None else self.weights * (self.sides % 2 == 0)
+
+    @property
+    def work(self) -> Work:
+        """What goes through the network; columns that a row's mask hides, or padding, are seen by nobody."""
+        seen = self.attention_mask.sum()
+        if self.attention_mask.dim() == 2:
+            lengths = self.attention_mask.sum(dim=1)
+            seen = (lengths * (lengths + 1) // 2).sum()
+        return Work(self.input_ids.numel(), int(seen), self.targets.numel())
 
 
 def batches(

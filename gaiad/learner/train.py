@@ -48,7 +48,7 @@ try:
     from gaiad.learner import origins, rendering, snapshot
     from gaiad.learner.checkpoint import Saved, Shelf
     from gaiad.learner.losses import Batch, Layout, batches, losses_of, pairs_of, validate, weight_of
-    from gaiad.learner.usage import Configuration, configuration_for, plan_for, told
+    from gaiad.learner.usage import Configuration, Gauge, configuration_for, plan_for, told
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -87,6 +87,7 @@ class Account:
     steps: int = 0
     tokens: int = 0
     computed_tokens: int = 0
+    flops: int = 0
     training_s: float = 0.0
     recent: tuple[float, ...] = ()
     first_loss: float | None = None
@@ -123,6 +124,7 @@ class Run:
     saved_at: float = STARTED
     saved_step: int = -1
     plan: Plan | None = None
+    gauge: Gauge | None = None
 
     def laid_out(self, examples: Sequence[TokenExample]) -> list[Batch]:
         """Examples as this run lays them out."""
@@ -156,15 +158,21 @@ class Run:
 
     def progress(self, validation_loss: float | None) -> Progress:
         """The account as a message."""
-        account, spec = self.account, self.job.training
+        account, spec, seconds = self.account, self.job.training, self.account.training_s
+        share = self.gauge.share(account.flops, seconds) if self.gauge else None
         return Progress(
             step=account.steps,
             total_steps=spec.max_steps,
             loss=account.recent[-1] if account.recent else None,
             validation_loss=validation_loss,
             tokens=account.tokens,
-            tokens_per_s=round(account.tokens / account.training_s, 1) if account.training_s else 0.0,
+            tokens_per_s=round(account.tokens / seconds, 1) if seconds else 0.0,
             elapsed_s=round(time.monotonic() - STARTED, 3),
+            memory_bytes=peak_memory_bytes(self.device),
+            flops_per_s=round(account.flops / seconds, 1) if account.flops and seconds else None,
+            peak_share=None if share is None else round(share, 4),
+            learning_rate=float(self.optimiser.param_groups[0]["lr"]) if account.steps else None,
+            resumed_from=self.resumed_from,
         )
 
 
@@ -211,6 +219,7 @@ def one_step(run: Run, laid_out: Sequence[Batch], *, check: bool) -> str | None:
     account.recent = (*account.recent[-9:], loss)
     account.first_loss = loss if account.first_loss is None else account.first_loss
     account.computed_tokens += sum(batch.input_ids.numel() for batch in laid_out)
+    account.flops += run.gauge.flops(laid_out) if run.gauge else 0
     return None
 
 
@@ -362,7 +371,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     model = bases.add_lora(base, job.lora).train()
     optimiser = bases.optimiser_for(model, job.lora, job.training)
     run = Run(job, device, configuration, splits, model, optimiser, shelf, made_of, stop, say)
-    run.plan = plan if isinstance(plan, Plan) else None
+    run.plan, run.gauge = plan if isinstance(plan, Plan) else None, Gauge.of(job, device)
     if saved is not None:
         run.put_back(saved)
         run.resumed_from = run.saved_step = saved.step

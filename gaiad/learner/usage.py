@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse
 from gaiad.learner import device as devices
-from gaiad.learner.losses import ROW_TOKENS, Layout
+from gaiad.learner.base_shape import BaseShape
+from gaiad.learner.flops import share_of_peak, training_flops
+from gaiad.learner.losses import ROW_TOKENS, Batch, Layout
 from gaiad.learner.memory import Plan, said
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
@@ -28,6 +31,32 @@ class Configuration:
     row_tokens: int
     checkpointing: bool = False
     halved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """What a run's arithmetic is measured by; without a shape nothing is, without a peak there is no share of it.
+
+    The reference's pass of a preference loss is not counted.
+    """
+
+    shape: BaseShape | None
+    lora: LoraSpec
+    peak_flops: float | None
+
+    @classmethod
+    def of(cls, job: Job, device: str) -> Gauge:
+        """Look at the base, and at what the device can do at most."""
+        shape = devices.shape_of(job.base_model)
+        return cls(None if isinstance(shape, Refuse) else shape, job.lora, devices.peak_flops(device))
+
+    def flops(self, laid_out: Sequence[Batch]) -> int:
+        """What a step over these batches needs."""
+        return 0 if self.shape is None else sum(training_flops(self.shape, self.lora, one.work) for one in laid_out)
+
+    def share(self, flops: int, seconds: float) -> float | None:
+        """How much of the device's best that is."""
+        return share_of_peak(flops, seconds, self.peak_flops) if flops else None
 
 
 def plan_for(

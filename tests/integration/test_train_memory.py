@@ -95,6 +95,18 @@ def test_rows_are_counted_as_the_trainer_lays_them_out() -> None:
             assert found.targets == max(batch.targets.numel() for batch in laid_out)
 
 
+def test_only_columns_that_see_each_other_count_as_work() -> None:
+    lengths = [len(example) for example in step()]
+    (padded,) = losses.batches(step(), "padded", "cpu", 4096, 4096)
+    assert padded.work.pairs == sum(length * (length + 1) // 2 for length in lengths)
+    assert padded.work.tokens == 5 * max(lengths)
+    (shared,) = losses.batches(step(), "prefix_shared", "cpu", 4096, 4096)
+    # The prefix sees itself once; each rest sees the prefix and itself.
+    rests = [length - 300 for length in lengths]
+    assert shared.work.pairs == 300 * 301 // 2 + sum(300 * rest + rest * (rest + 1) // 2 for rest in rests)
+    assert shared.work.targets == padded.work.targets == 100
+
+
 def test_weights_and_adapter_are_counted_exactly(folder: Path, shape: BaseShape) -> None:
     lora = LoraSpec(8, 16, 0.0, ALL_LINEAR)
     model = bases.add_lora(bases.load_base(str(folder), "cpu", quantisation="bf16"), lora)

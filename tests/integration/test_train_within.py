@@ -15,7 +15,7 @@ from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.errors import Refuse, TrainingError
 from gaiad.learner.base_shape import base_shape
 from gaiad.learner.memory import ROOMS, Machine, Plan, choose, estimate
-from gaiad.learner.protocol import Job, Result
+from gaiad.learner.protocol import Job, Progress, Result
 from gaiad.learner.usage import plan_for
 from tests.fakes.tiny_base import make_tiny_base
 from tests.integration.test_train_run import example, write
@@ -77,6 +77,26 @@ def test_a_run_with_memory_keeps_its_base_in_bf16_and_says_what_it_expects(tmp_p
     assert (result.quantisation, result.steps) == ("bf16", STEPS)
     assert "bf16 without gradient checkpointing" in result.notes[0]
     assert "expected at the peak" in result.notes[0]
+
+
+def test_progress_says_what_a_run_costs(tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    job = made(tmp_path)
+    train.train(
+        job, threading.Event(), lambda message: heard.append(message) if isinstance(message, Progress) else None
+    )
+    assert (heard[0].step, heard[0].flops_per_s, heard[0].learning_rate) == (0, None, None)
+    for said in heard[1:]:
+        assert said.memory_bytes is not None
+        assert said.memory_bytes > 1 << 20
+        assert said.peak_share is not None
+        assert said.flops_per_s is not None
+        assert 0 < said.peak_share < 1
+        assert said.flops_per_s > 0
+        assert said.resumed_from is None
+    assert [said.learning_rate for said in heard[1:]] == pytest.approx(
+        [job.training.learning_rate * train.rate_factor(step, job.training) for step in range(STEPS)]
+    )
 
 
 def test_a_run_with_little_memory_takes_the_way_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
