@@ -4,7 +4,7 @@
 
 The third table is parted by a rule that nobody chooses by: a line whose SHA-256 is even may be looked at when rules are
 mended, one whose SHA-256 is odd is only ever counted. So what is found of the odd half is what may be expected of texts
-that nobody has seen. `--misses` prints what is wrong in the even half, and no line of the odd one.
+that nobody has seen. The fourth, written when the rules were as they are, is counted whole. `--misses` prints what is wrong in the even half, and no line of the odd one.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "second": lines("second.jsonl"),
         "third, open half": [line for line in third if is_open(line)],
         "third, counted half": [line for line in third if not is_open(line)],
+        "fourth": lines("fourth.jsonl"),
     }
     print(f"{'':20}{'lines':>7}{'secrets':>9}{'found':>7}{'recall':>9}{'replaced':>10}{'right':>7}{'precision':>11}")
     for name, rows in parts.items():

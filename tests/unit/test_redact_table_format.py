@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "tables" / "redact"
-TABLES = ("table.jsonl", "second.jsonl", "third.jsonl")
-PREFIXES = {"second.jsonl": "x2-", "third.jsonl": "x3-"}
+TABLES = ("table.jsonl", "second.jsonl", "third.jsonl", "fourth.jsonl")
+PREFIXES = {"second.jsonl": "x2-", "third.jsonl": "x3-", "fourth.jsonl": "x4-"}
 TYPES = {"EMAIL", "PHONE", "CARD", "IBAN", "IP", "KEY", "TOKEN", "PRIVATE_KEY", "PASSWORD"}
 
 
