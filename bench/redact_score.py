@@ -4,7 +4,8 @@
 
 The third table is parted by a rule that nobody chooses by: a line whose SHA-256 is even may be looked at when rules are
 mended, one whose SHA-256 is odd is only ever counted. So what is found of the odd half is what may be expected of texts
-that nobody has seen. The fourth, written when the rules were as they are, is counted whole. `--misses` prints what is wrong in the even half, and no line of the odd one.
+that nobody has seen. The fourth, written when the rules were as they are, is counted whole. `--misses` prints what is
+wrong in the even half, and no line of the odd one.
 """
 
 from __future__ import annotations
