@@ -57,11 +57,13 @@ def planned(
     machine: Machine,
     *,
     shared: bool,
+    room: int | None = None,
+    checkpointing: bool | None = None,
 ) -> Plan | Refuse:
     """Choose how a run over `steps` uses the machine, before its base in `folder` is loaded.
 
-    `shared` says whether examples may share prefixes. A base that nobody can count is refused as a value: then there is
-    no promise, and nothing to choose by.
+    `shared` says whether examples may share prefixes; `room` and `checkpointing` are None where they are open. A base
+    that nobody can count is refused as a value: then there is no promise, and nothing to choose by.
 
     Raises:
         TrainingError: no way of running it fits, with what would.
@@ -69,7 +71,8 @@ def planned(
     shape = shape_of(folder)
     if isinstance(shape, Refuse):
         return shape
-    plan = choose(shape, lora, quantisation, choices(steps, ROOMS, shared=shared), machine)
+    rows = choices(steps, (room,) if room else ROOMS, shared=shared)
+    plan = choose(shape, lora, quantisation, rows, machine, checkpointing=checkpointing)
     if isinstance(plan, Refuse):
         raise TrainingError(plan.reason, hint=plan.hint, of_data=False)
     return plan

@@ -183,12 +183,21 @@ def cost(shape: BaseShape, way: Way, kind: Kind) -> float:
     return passes * linear + (passes + 1) * attention + 4 * shape.hidden * shape.vocabulary * rows.total_targets
 
 
-def choose(shape: BaseShape, lora: LoraSpec, wanted: str, choices: Sequence[Rows], machine: Machine) -> Plan | Refuse:
+def choose(
+    shape: BaseShape,
+    lora: LoraSpec,
+    wanted: str,
+    choices: Sequence[Rows],
+    machine: Machine,
+    *,
+    checkpointing: bool | None = None,
+) -> Plan | Refuse:
     """Choose the fastest way that fits; `wanted` is the spec's quantisation, `auto` for either.
 
-    `choices` is how the run's examples lie in rows of each size that is open.
+    `choices` is how the run's examples lie in rows of each size that is open; `checkpointing` is None where it is open.
     """
-    found = [(way, estimate(shape, lora, way, machine.kind)) for way in _ways(wanted, choices)]
+    open_ways = [way for way in _ways(wanted, choices) if checkpointing in (None, way.checkpointing)]
+    found = [(way, estimate(shape, lora, way, machine.kind)) for way in open_ways]
     found.sort(key=lambda pair: (cost(shape, pair[0], machine.kind), pair[1].peak_bytes))
     fitting = [pair for pair in found if pair[1].needed_bytes <= machine.budget_bytes]
     if not fitting:

@@ -357,12 +357,10 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     shelf = Shelf(shelves, identity)
     saved, damaged = shelf.newest()
     chosen = layout or bases.layout_for(job.base_model)
-    plan = plan_for(job, device, chosen, splits.train, splits.kinds)
-    configuration = configuration_for(job, device, chosen, plan)
-    if saved is not None:
-        configuration = Configuration(**cast("dict[str, Any]", saved.account["configuration"]))
+    kept = Configuration(**cast("dict[str, Any]", saved.account["configuration"])) if saved is not None else None
+    plan = plan_for(job, device, chosen, splits.train, splits.kinds, kept)
+    configuration = kept or configuration_for(job, device, chosen, plan)
     if isinstance(plan, Plan):
-        plan = dataclasses.replace(plan, row_tokens=configuration.row_tokens, halved=configuration.halved)
         devices.hold_to(plan, device)
     base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation)
     if configuration.checkpointing:

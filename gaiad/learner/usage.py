@@ -5,11 +5,12 @@ Part of the trainer: it looks at what is free and at the base's `config.json`, a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from gaiad.curriculum import LoraSpec
-from gaiad.errors import Refuse
+from gaiad.errors import Refuse, TrainingError
 from gaiad.learner import device as devices
 from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.flops import share_of_peak, training_flops
@@ -60,9 +61,16 @@ class Gauge:
 
 
 def plan_for(
-    job: Job, device: str, layout: Layout, examples: Sequence[TokenExample], kinds: Sequence[Hashable]
+    job: Job,
+    device: str,
+    layout: Layout,
+    examples: Sequence[TokenExample],
+    kinds: Sequence[Hashable],
+    kept: Configuration | None = None,
 ) -> Plan | Refuse:
     """Promise how much memory the run takes, and choose the fastest way that fits; refused where nobody can count it.
+
+    A run that goes on from a checkpoint uses the machine as `kept` there, or not at all.
 
     Raises:
         TrainingError: nothing fits, with what would.
@@ -71,7 +79,20 @@ def plan_for(
     order = plan_steps(kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
     steps = [[examples[index] for index in chosen] for chosen in order]
     machine, shared = devices.machine(device), layout == "prefix_shared"
-    return devices.planned(job.base_model, job.lora, spec.quantisation, steps, machine, shared=shared)
+    if kept is None:
+        return devices.planned(job.base_model, job.lora, spec.quantisation, steps, machine, shared=shared)
+    room, again = kept.row_tokens, kept.checkpointing
+    try:
+        plan = devices.planned(
+            job.base_model, job.lora, kept.quantisation, steps, machine, shared=shared, room=room, checkpointing=again
+        )
+    except TrainingError as failure:
+        raise TrainingError(
+            f"the checkpoint cannot be gone on with as it was begun: {failure.message}",
+            hint=f"free memory, or remove {job.checkpoint_dir} and begin anew",
+            of_data=False,
+        ) from failure
+    return dataclasses.replace(plan, row_tokens=room, halved=kept.halved) if isinstance(plan, Plan) else plan
 
 
 def configuration_for(job: Job, device: str, layout: Layout, plan: Plan | Refuse) -> Configuration:

@@ -16,6 +16,7 @@ from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
 from gaiad.learner.artifacts import check_files
 from gaiad.learner.example import Message as Said
+from gaiad.learner.memory import Machine
 from gaiad.learner.protocol import Checkpoint, Job, Message, Progress, Result
 from tests.fakes.tiny_base import make_tiny_base
 from tests.integration.test_train_run import example, write
@@ -137,6 +138,22 @@ def test_the_configuration_is_that_of_the_first_checkpoint(
     with pytest.raises(Broken):
         carried_out(at(job, tmp_path), broken_at(2, after=Checkpoint))
     monkeypatch.setattr(device, "ROOMS", (64,))
+    assert carried_out(at(job, tmp_path)).weights_sha256 == whole.weights_sha256
+
+
+def test_a_checkpoint_whose_configuration_no_longer_fits_is_refused_and_kept(
+    job: Job, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Broken):
+        carried_out(at(job, tmp_path), broken_at(2, after=Checkpoint))
+    with monkeypatch.context() as tight:
+        tight.setattr(device, "machine", lambda *_: Machine("cpu", 1 << 20))
+        with pytest.raises(
+            TrainingError, match="cannot be gone on with as it was begun: the run does not fit"
+        ) as caught:
+            carried_out(at(job, tmp_path))
+        assert not caught.value.of_data
+        assert "kept" in caught.value.hint
     assert carried_out(at(job, tmp_path)).weights_sha256 == whole.weights_sha256
 
 
