@@ -11,7 +11,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gaiad.learner.example import Example, sha_of
-from gaiad.learner.likeness import near_pairs, request_of, shingles
+from gaiad.learner.likeness import near_pairs, request_of, setting_of, shingles
 from gaiad.learner.shares import Share, dealt
 
 SPLITS = ("train", "validation", "heldout")
@@ -23,6 +23,15 @@ def first_of(examples: Iterable[Example]) -> list[Example]:
     for example in examples:
         first.setdefault(shingles(request_of(example)), example)
     return list(first.values())
+
+
+def latest_of(examples: Sequence[Example], repeat: float) -> list[Example]:
+    """Of the examples whose request in one setting is the same or nearly so, the last; the order stays."""
+    by_setting: dict[Hashable, list[Example]] = defaultdict(list)
+    for example in reversed(examples):
+        by_setting[setting_of(example)].append(example)
+    kept = {id(one) for part in by_setting.values() for one in without_near(first_of(part), repeat)}
+    return [one for one in examples if id(one) in kept]
 
 
 def without_near(examples: Sequence[Example], repeat: float) -> list[Example]:
@@ -187,7 +196,8 @@ def _divided(order: Sequence[Cluster], share: Share, owed: _Owed, available: int
             # What is over can be left out, but what is short leaves the split short.
             _filled_up(taken, fit, math.ceil(due * whole / max(whole, available)))
         parts[name] = taken
-        left = [cluster for cluster in left if not any(cluster is one for one in taken)]
+        gone = {id(one) for one in taken}
+        left = [cluster for cluster in left if id(cluster) not in gone]
         owed.to[name] = due - sum(cluster.size for cluster in taken)
     return {**parts, "train": left}
 
@@ -208,7 +218,8 @@ def _taken(fit: Sequence[Cluster], due: float, least: int, *, spare: int) -> lis
 def _filled_up(taken: list[Cluster], fit: Sequence[Cluster], needed: int) -> None:
     """Add clusters until there are `needed` examples: the smallest that suffices, else the largest."""
     while (missing := needed - sum(cluster.size for cluster in taken)) > 0:
-        rest = [cluster for cluster in fit if not any(cluster is one for one in taken)]
+        gone = {id(one) for one in taken}
+        rest = [cluster for cluster in fit if id(cluster) not in gone]
         if len(rest) < 2:
             return
         enough = [cluster for cluster in rest if cluster.size >= missing]

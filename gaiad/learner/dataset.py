@@ -13,9 +13,20 @@ from dataclasses import dataclass, field, replace
 
 from gaiad.curriculum import Curriculum, Json
 from gaiad.errors import DatasetError
-from gaiad.learner.allotment import fair_choice, first_of, shuffled, without_near
+from gaiad.learner.allotment import fair_choice, first_of, latest_of, shuffled, without_near
 from gaiad.learner.example import EXCHANGE_ORIGIN, Example, Message, canonical, sha_of
-from gaiad.learner.likeness import REPEATED, REQUEST_MARK, Leak, alike, jaccard, leaks, masked, request_of, shingles
+from gaiad.learner.likeness import (
+    REPEATED,
+    REQUEST_MARK,
+    Leak,
+    alike,
+    jaccard,
+    leaks,
+    masked,
+    request_of,
+    setting_of,
+    shingles,
+)
 from gaiad.learner.shares import Share, shares
 from gaiad.learner.wholes import divided
 
@@ -117,7 +128,9 @@ def build_dataset(
     colliding = {there for _, there, _ in alike(kept, chosen["validation"], split.near_duplicate)}
     dropped["validation example near a correction"] = len(colliding)
     validation = [one for at, one in enumerate(chosen["validation"]) if at not in colliding]
-    train = shuffled([*_without_contradicted(chosen["train"], kept, split.repeat, dropped), *kept], curriculum.seed)
+    overruled = _overruled(examples, kept, split.repeat)
+    validation = _without_overruled(validation, overruled, dropped)
+    train = shuffled([*_without_overruled(chosen["train"], overruled, dropped), *kept], curriculum.seed)
     splits = {"train": train, "validation": _without_pairs(validation), "heldout": _without_pairs(chosen["heldout"])}
     dataset = _with_card(curriculum, splits, wanted, dropped)
     dataset = replace(dataset, card={**dataset.card, "kept_whole": units.told(parts)})
@@ -197,20 +210,36 @@ def _kept_exchanges(
     curriculum: Curriculum, exchanges: Sequence[Example], heldout: Sequence[Example], dropped: Counter[str]
 ) -> list[Example]:
     """The exchanges that may be trained on: the last of each request or nearly so, none near a held-out item."""
-    latest = without_near(first_of(reversed(exchanges)), curriculum.split.repeat)[::-1]
+    latest = latest_of(exchanges, curriculum.split.repeat)
     leaking = {here for here, _, _ in alike(latest, heldout, curriculum.split.near_duplicate)}
     dropped["correction replaced by a later one"] = len(exchanges) - len(latest)
     dropped["correction near a held-out item"] = len(leaking)
     return [one for at, one in enumerate(latest) if at not in leaking]
 
 
-def _without_contradicted(
-    train: Sequence[Example], exchanges: Sequence[Example], repeat: float, dropped: Counter[str]
-) -> list[Example]:
-    """A user speaks last: a generated example with the same request or nearly so gives way."""
-    contradicted = {at for at, _, _ in alike(train, exchanges, repeat)}
-    dropped["generated example replaced by a correction"] = len(contradicted)
-    return [one for at, one in enumerate(train) if at not in contradicted]
+def _overruled(examples: Sequence[Example], exchanges: Sequence[Example], repeat: float) -> frozenset[str]:
+    """A user speaks last: the keys of the examples with the same request or nearly so in the same setting.
+
+    What is of no stage is meant for all.
+    """
+    if not exchanges:
+        return frozenset()
+    settings = [setting_of(one) for one in exchanges]
+    found: set[str] = set()
+    for here, there, _ in alike(examples, exchanges, repeat):
+        stage, turns = setting_of(examples[here])
+        if stage in (None, settings[there][0]) and turns == settings[there][1]:
+            found.add(examples[here].key())
+    return frozenset(found)
+
+
+def _without_overruled(examples: Sequence[Example], overruled: frozenset[str], dropped: Counter[str]) -> list[Example]:
+    """The examples but those that are overruled, and what says one of these in other words."""
+    own = [one for one in examples if one.key() not in overruled]
+    left = [one for one in own if one.of not in overruled]
+    dropped["generated example replaced by a correction"] += len(examples) - len(own)
+    dropped["other words for what a correction replaces"] += len(own) - len(left)
+    return left
 
 
 # --- Catalogues, card and digest --------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ class Example:
     `group` is never divided between splits; what precedes its last "/" is the stratum that the splits share fairly.
     `origin` says where it came from, `expected` what an exam compares with. `kin` names the larger wholes that it is a
     part of, the largest first and each as a group is named: a document, a section, a set of contrasts. The splits keep
-    them whole where they can; no file holds them.
+    them whole where they can; no file holds them. Nor does one hold `of`: the key of the example that this one says in
+    other words, empty where it is none's.
     """
 
     messages: tuple[Message, ...]
@@ -46,6 +47,7 @@ class Example:
     rejected: str | None = None
     weight: float = 1.0
     kin: tuple[str, ...] = field(default=(), compare=False)
+    of: str = field(default="", compare=False)
 
     @property
     def answer(self) -> str:

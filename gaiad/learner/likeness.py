@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gaiad.learner.example import Example
+from gaiad.learner.example import Example, Message
 
 REQUEST_MARK = "USER REQUEST:"
 """What stands before the user's own words in a tool selection request."""
@@ -49,6 +49,13 @@ def request_of(example: Example) -> str:
     last = users[-1] if users else ""
     _, mark, rest = last.rpartition(REQUEST_MARK)
     return (rest.strip().split("\n\n", 1)[0] if mark else last).strip()
+
+
+def setting_of(example: Example) -> tuple[str | None, tuple[Message, ...]]:
+    """In what the user's own words were said: the stage, and the turns besides them, instructions apart."""
+    turns = [one for one in example.messages[:-1] if one.role != "system"]
+    last = max((at for at, one in enumerate(turns) if one.role == "user"), default=len(turns))
+    return example.stage, (*turns[:last], *turns[last + 1 :])
 
 
 def masked(request: str) -> str:

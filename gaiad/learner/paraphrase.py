@@ -397,4 +397,5 @@ def in_other_words(example: Example, text: str, *, source: str, origin: str) -> 
     else:
         asked = text
     messages = (*example.messages[:at], Message("user", asked), *example.messages[at + 1 :])
-    return replace(example, messages=messages, source=source, origin=origin, expected=None, rejected=None)
+    own = replace(example, messages=messages, source=source, origin=origin, of=example.key())
+    return replace(own, expected=None, rejected=None)

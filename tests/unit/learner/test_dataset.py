@@ -289,6 +289,52 @@ def test_of_nearly_the_same_corrections_the_last_is_kept_and_generated_ones_give
     assert len(alike) == 1
 
 
+def test_corrections_of_other_stages_or_conversations_do_not_replace_each_other() -> None:
+    def said(number: str, before: str = "", stage: str = "generation") -> Example:
+        turns = (Message("user", before), Message("assistant", "Shall I?")) if before else ()
+        one = correction("yes please do", number)
+        return replace(one, messages=(*turns, *one.messages), stage=stage)
+
+    rows = [
+        said("e1", "hoist the flag"),
+        said("e2", "lower the anchor"),
+        said("e3", stage="intent"),
+        said("e4", stage="tool_selection"),
+        said("e5", "lower the anchor"),
+    ]
+    assert build_dataset(curriculum(), pool(), rows).exchange_ids == ("e1", "e3", "e4", "e5")
+
+
+def test_a_correction_overrules_no_generated_example_of_another_stage_or_with_other_turns_before_it() -> None:
+    train = build_dataset(curriculum(), pool(), []).train[0]
+    same = correction(request_of(train), "e1")
+    later = replace(same, messages=(Message("user", "and now?"), Message("assistant", "Well?"), *same.messages))
+    for other in (replace(same, stage="intent"), later):
+        dataset = build_dataset(curriculum(), pool(), [other])
+        assert dataset.exchange_ids == ("e1",)
+        assert train in dataset.train
+    of_no_stage = [replace(one, stage=None) if one == train else one for one in pool()]
+    told = build_dataset(curriculum(), of_no_stage, [same])
+    assert request_of(train) not in {request_of(one) for one in told.train if one.origin == "made"}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_what_says_an_overruled_request_in_other_words_goes_with_it(split: str) -> None:
+    def reworded(one: Example) -> Example:
+        words = example(f"kindly {' and '.join(reversed(request_of(one).split()))}", one.group, origin="base")
+        return replace(words, expected=None, of=one.key())
+
+    rows = [*pool(), *map(reworded, pool())]
+    spec = curriculum(train=30, validation=8, heldout=2)
+    before = {one.of: one for one in getattr(build_dataset(spec, rows, []), split) if one.of}
+    original = next(one for one in pool() if one.key() in before)
+    dataset = build_dataset(spec, rows, [correction(request_of(original), "e1")])
+    assert dataset.exchange_ids == ("e1",)
+    assert before[original.key()] not in (*dataset.train, *dataset.validation)
+    assert len([one for one in getattr(dataset, split) if one.of]) == len(before) - 1
+    assert dropped(dataset, "other words for what a correction replaces") == 1
+
+
 def test_fair_choice_takes_every_stratum_and_group_in_turn() -> None:
     rows = [example(f"{stratum}{group}{n}", f"{stratum}/{group}") for stratum in "ab" for group in "xy" for n in "12"]
     rows += [example(f"a extra {n}", "a/z") for n in range(20)]
