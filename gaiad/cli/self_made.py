@@ -176,6 +176,8 @@ def _out(args: argparse.Namespace, settings: Config, kind: str, adapter: str) ->
 class _Asks(Protocol):
     """What is asked and how answers are judged: see `learner.self_work`."""
 
+    def uses(self, row: Made) -> bool: ...
+
     def knows(self, rows: Iterable[Made]) -> None: ...
 
     def questions(self, done: frozenset[str]) -> Iterator[Question]: ...
@@ -196,24 +198,26 @@ class _Work:
 def _asked(args: argparse.Namespace, context: Context, settings: Config, work: _Work) -> int:
     import asyncio
 
+    from gaiad.learner.inquiry import Ended
     from gaiad.learner.made_file import opened
 
-    where = _where(args, settings)
+    where, whole = _where(args, settings), False
     with opened(work.out, anew=args.anew) as file:
         if isinstance(file, Refuse):
             return context.terminal.refused(file)
         try:
             outcome = asyncio.run(_inquired(args, context.terminal, settings, work, where, file))
+            whole = not isinstance(outcome, Refuse) and outcome[1].ended is not Ended.TIME_IS_UP
         except EngineError as error:
-            kept = sum(row.is_kept for row in file.rows)
-            so_far = f"; {kept} are kept so far in {work.out}" if file.rows else ""
+            kept = sum(map(work.asks.uses, file.rows))
+            so_far = f"; {kept} are kept so far for {work.out}" if file.rows else ""
             raise EngineError(f"{error.message}{so_far}", hint=error.hint) from error
         finally:
             # Whatever ends it, Ctrl-C too: what was made until then can be used, and is not asked again.
-            file.publish()
+            is_shown = file.publish(whole=whole)
         if isinstance(outcome, Refuse):
             return context.terminal.refused(outcome)
-        return _told(context.terminal, work, file, *outcome)
+        return _told(context.terminal, work, file, *outcome, is_shown=is_shown)
 
 
 def _where(args: argparse.Namespace, settings: Config) -> Where:
@@ -252,11 +256,12 @@ async def _inquired(
                 f"{work.out} holds what another base said ({stranger.served}), and {who.served} serves now",
                 "give --anew to begin without it, or name another file with --out",
             )
-        work.asks.knows(row for row in file.rows if row.is_kept)
+        before = [row for row in file.rows if work.asks.uses(row)]
+        work.asks.knows(before)
         questions = islice(work.asks.questions(frozenset(row.key for row in file.rows)), args.ask)
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "max_tokens": args.max_tokens}
-        manner = Manner(sampling, args.concurrency, args.keep, args.deadline)
-        progress = _Progress(terminal, args.keep, sum(row.is_kept for row in file.rows))
+        manner = Manner(sampling, args.concurrency, args.keep - len(before), args.deadline)
+        progress = _Progress(terminal, args.keep, len(before))
         tally = await Inquiry(base, who, questions, file, work.asks.judge, manner, progress.show).run()
         progress.end()
         return who, tally
@@ -284,10 +289,12 @@ class _Progress:
             print(file=self._out)
 
 
-def _told(terminal: Terminal, work: _Work, file: MadeFile, who: Base, tally: Tally) -> int:
+def _told(terminal: Terminal, work: _Work, file: MadeFile, who: Base, tally: Tally, *, is_shown: bool) -> int:
     from gaiad.learner.inquiry import Ended
 
-    in_all = sum(row.is_kept for row in file.rows)
+    in_all = sum(map(work.asks.uses, file.rows))
+    outdated = sum(row.is_kept for row in file.rows) - in_all
+    place = f"{work.out}, as it was: what was made waits for the next run" if file.rows else "none, as nothing was made"
     answer = {
         "what": work.what,
         "path": str(work.out),
@@ -295,6 +302,8 @@ def _told(terminal: Terminal, work: _Work, file: MadeFile, who: Base, tally: Tal
         "proposed": tally.proposed,
         "kept": tally.kept,
         "kept_in_all": in_all,
+        "outdated": outdated,
+        "published": is_shown,
         "made_in_all": len(file.rows),
         "refused": dict(tally.refused.most_common()),
         "failed": dict(tally.failed.most_common()),
@@ -308,8 +317,9 @@ def _told(terminal: Terminal, work: _Work, file: MadeFile, who: Base, tally: Tal
         *((f"refused: {reason}", str(count)) for reason, count in tally.refused.most_common()),
         *((f"failed: {reason}", str(count)) for reason, count in tally.failed.most_common()),
         *((f"not asked: {reason}", str(count)) for reason, count in Counter(work.skipped).most_common()),
+        *([("outdated", f"{outdated} kept ones, whose request there is no more")] if outdated else []),
         ("ended", str(tally.ended)),
-        ("file", str(work.out) if file.rows else "none, as nothing was made"),
+        ("file", str(work.out) if is_shown else place),
     ]
     terminal.show(answer, pairs(lines))
     if tally.ended is Ended.TIME_IS_UP:

@@ -61,27 +61,32 @@ class BaseModel:
         return self._where.url
 
     async def identity(self) -> Base:
-        """Who answers, as far as the server tells.
+        """Who answers, as far as the server tells: a base, never an adapter on top of one.
 
         Raises:
-            EngineError: nobody answers, or not in this form.
+            EngineError: nobody answers, or not in this form, or what is asked for is no base that is listed.
         """
         listed = await self._tried("GET", "/v1/models", None)
         if isinstance(listed, NotYet):
             raise away(self._where.url, listed)
         found = listed.get("data")
         cards = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-        named = [one for one in cards if one.get("id") == self._where.model] or [
-            one for one in cards if isinstance(one.get("id"), str) and not one.get("parent")
-        ]
-        if not named:
+        bases = [one["id"] for one in cards if isinstance(one.get("id"), str) and not one.get("parent")]
+        if not bases:
             raise EngineError(f"{self._where.url} lists no base model", hint="see whether an engine serves behind it")
+        if self._where.model not in (BARE, *bases):
+            # Versions of adapters are served, too, and not all of them are listed.
+            raise EngineError(
+                f"{self._where.url} lists no base model {self._where.model!r}",
+                hint=f"leave --model out where the proxy is asked, or name a base with it: {', '.join(bases)}",
+            )
         try:
             told = await self._tried("GET", "/version", None)
         except EngineError:
             # Other servers need not have this path; the name alone tells the base then.
             told = {}
-        return Base(named[0]["id"], "" if isinstance(told, NotYet) else str(told.get("version", "")))
+        served = self._where.model if self._where.model in bases else bases[0]
+        return Base(served, "" if isinstance(told, NotYet) else str(told.get("version", "")))
 
     async def say(self, messages: Sequence[Message], sampling: Mapping[str, float]) -> Said | NotYet:
         """Ask once, and again where that may help; why not, where no usable answer came.

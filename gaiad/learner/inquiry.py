@@ -17,6 +17,8 @@ from gaiad.learner.base_model import BaseModel, away
 from gaiad.learner.made_file import MadeFile
 from gaiad.learner.self_made import KEPT, Base, Made, Question, Said
 
+MOST_OF_REFUSED = 2_000
+"""So many characters are written down of a text that is refused."""
 FAILURES_IN_A_ROW = 5
 """After so many questions without a usable answer, one after the other, the base counts as away."""
 
@@ -46,7 +48,7 @@ Judge = Callable[[Question, Said], tuple[str, str | None]]
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How to ask: the sampling without its seed, how many at once, how many may be kept in all, and for how long."""
+    """How to ask: the sampling without its seed, how many at once, how many more to keep, and for how long."""
 
     sampling: Mapping[str, float]
     concurrency: int
@@ -70,11 +72,10 @@ class Inquiry:
         self._base, self._who, self._questions, self._file = base, who, questions, file
         self._judge, self._manner, self._on_progress = judge, manner, on_progress
         self._tally = Tally()
-        self._before = sum(row.is_kept for row in file.rows)
         self._failures_in_a_row = 0
 
     async def run(self) -> Tally:
-        """Ask until `Manner.enough` rows of the file are kept; rows of earlier runs count.
+        """Ask until `Manner.enough` more rows are kept.
 
         Raises:
             EngineError: the base refuses, or is away. What was taken down until then is in the file.
@@ -95,7 +96,7 @@ class Inquiry:
 
     @property
     def _has_enough(self) -> bool:
-        return self._before + self._tally.kept >= self._manner.enough
+        return self._tally.kept >= self._manner.enough
 
     async def _ask(self) -> None:
         # All askers draw from the same questions.
@@ -139,7 +140,7 @@ def _row(
         group=question.group,
         request=question.request,
         asked=question.messages[-1].content,
-        text=text,
+        text=text if reason is None else text[:MOST_OF_REFUSED],
         finish_reason=said.finish_reason,
         verdict=reason or KEPT,
         sampling=sampling,

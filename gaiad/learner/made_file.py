@@ -18,38 +18,51 @@ from gaiad.errors import DatasetError, Refuse
 from gaiad.learner.self_made import Made, made_of
 
 MOST_BYTES = 64_000_000
+_TOO_LARGE = f"it is larger than {MOST_BYTES // 1_000_000} MB"
 _HINT = "name another file, or run this as the user that gaiad runs as"
 
 
 class MadeFile:
-    """One file, open to be added to. `rows` are those that it holds, `unusable` how many lines are no rows."""
+    """One file, open to be added to. `rows` are those that it holds, `unusable` how many lines are no rows.
 
-    def __init__(self, path: Path, file: BinaryIO, rows: list[Made], unusable: int) -> None:
-        self.path, self.rows, self.unusable = path, rows, unusable
+    `replaces` says whether there is a published file with rows that are not among these.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, rows: list[Made], unusable: int, *, replaces: bool) -> None:
+        self.path, self.rows, self.unusable, self.replaces = path, rows, unusable, replaces
         self._file = file
 
     def add(self, row: Made) -> None:
-        """Put a row on the disk; a full disk is an error, and what was there stays."""
+        """Put a row on the disk; a full disk is an error, and so is a full file, and what was there stays."""
+        line = row.line().encode("utf-8", "backslashreplace")
         try:
-            self._file.write(row.line().encode("utf-8", "backslashreplace"))
+            if os.fstat(self._file.fileno()).st_size + len(line) > MOST_BYTES:
+                raise DatasetError(f"{self.path} is full: {_TOO_LARGE}", hint="name another file with --out")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise DatasetError(f"cannot write {_part(self.path)}: {error.strerror}", hint="make room") from error
         self.rows.append(row)
 
-    def publish(self) -> None:
-        """Put all rows in the file's place in one step; where there are none, nothing is there as before."""
+    def publish(self, *, whole: bool = True) -> bool:
+        """Put all rows in the file's place in one step; whether they were. Where there are none, all is as before.
+
+        What `replaces` others waits beside them until it is `whole` and holds a row that is kept; the next opening
+        takes it up.
+        """
         part = _part(self.path)
         try:
             if not self.rows:
                 part.unlink(missing_ok=True)
-                return
-            _give_to_owner(self._file.fileno(), self.path.parent)
+                return False
+            if self.replaces and not (whole and any(row.is_kept for row in self.rows)):
+                return False
             part.replace(self.path)
             _sync(self.path.parent)
         except OSError as error:
             raise DatasetError(f"cannot write {self.path}: {error.strerror}", hint=_HINT) from error
+        return True
 
 
 @contextmanager
@@ -62,8 +75,8 @@ def opened(path: Path, *, anew: bool = False) -> Iterator[MadeFile | Refuse]:
         DatasetError: it cannot be read or written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _make(path.parent)
+        lock = _open(path.with_name(f".{path.name}.lock"))
     except OSError as error:
         raise DatasetError(f"cannot write below {path.parent}: {error.strerror}", hint=_HINT) from error
     try:
@@ -73,7 +86,8 @@ def opened(path: Path, *, anew: bool = False) -> Iterator[MadeFile | Refuse]:
             yield Refuse(f"another command writes {path}", "wait for its end, or name another file with --out")
             return
         with _begun(path, anew=anew) as file:
-            yield MadeFile(path, file, *_rows(_part(path)))
+            rows, unusable = _rows(_part(path))
+            yield MadeFile(path, file, rows, unusable, replaces=_replaces(path))
     finally:
         os.close(lock)
 
@@ -86,7 +100,7 @@ def rows_in(path: Path) -> tuple[list[tuple[int, Made | Refuse]], str | None]:
     except OSError as error:
         return [], f"it cannot be read: {error.strerror}"
     if len(content) > MOST_BYTES:
-        return [], f"it is larger than {MOST_BYTES // 1_000_000} MB"
+        return [], _TOO_LARGE
     try:
         lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError:
@@ -117,10 +131,12 @@ def _begun(path: Path, *, anew: bool) -> Iterator[BinaryIO]:
             fresh = part.with_suffix(".copy")
             shutil.copyfile(path, fresh)
             fresh.replace(part)
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+        file = os.fdopen(_open(part, os.O_APPEND), "ab")
     except OSError as error:
         raise DatasetError(f"cannot write {part}: {error.strerror}", hint=_HINT) from error
     with file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise _unfit(part, _TOO_LARGE)
         # The line at which a run was killed.
         content = part.read_bytes()
         os.ftruncate(file.fileno(), content.rfind(b"\n") + 1)
@@ -130,13 +146,44 @@ def _begun(path: Path, *, anew: bool) -> Iterator[BinaryIO]:
 def _rows(part: Path) -> tuple[list[Made], int]:
     found, wrong = rows_in(part)
     if wrong is not None:
-        raise DatasetError(f"{part} cannot be added to: {wrong}", hint="move it away, or give --anew")
+        raise _unfit(part, wrong)
     rows = [row for _, row in found if isinstance(row, Made)]
     return rows, len(found) - len(rows)
 
 
-def _give_to_owner(descriptor: int, folder: Path) -> None:
-    # Written by root it still is the daemon's to read.
+def _unfit(part: Path, why: str) -> DatasetError:
+    return DatasetError(f"{part} cannot be added to: {why}", hint="move it away, or give --anew")
+
+
+def _replaces(path: Path) -> bool:
+    """Whether there is a file, and what is to come in its place does not begin with all that it holds."""
+    try:
+        with path.open("rb") as old, _part(path).open("rb") as new:
+            held = old.read(MOST_BYTES + 1)
+            return new.read(len(held)) != held
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
+
+
+# --- What root writes still is the daemon's to read -------------------------------------------------------------
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, each for the owner of the one that it stands in."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            owner = one.parent.stat()
+            os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Open a file to read and write, and give it to its folder's owner; a link is none of ours."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     if os.geteuid() == 0:
-        owner = folder.stat()
+        owner = path.parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor

@@ -30,6 +30,10 @@ class Proposing:
         self._originals = {one.key: one for one in originals}
         self._seed = seed
 
+    def uses(self, row: Made) -> bool:
+        """Whether it was kept, for a request that there still is."""
+        return row.is_kept and row.of in self._originals
+
     def knows(self, rows: Iterable[Made]) -> None:
         """Take notice of what was kept before."""
         for row in rows:
@@ -59,6 +63,10 @@ class Replying:
         self._known = self_reply.Known(Requests(request_of(one) for one in examples), near, Requests())
         self._prompts, self._seed = prompts, seed
         self.skipped: Counter[str] = Counter()
+
+    def uses(self, row: Made) -> bool:
+        """Whether it was kept."""
+        return row.is_kept
 
     def knows(self, rows: Iterable[Made]) -> None:
         """Take notice of what was kept before."""

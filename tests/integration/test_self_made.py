@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 
+from gaiad.adapter import AdapterName, RegistrySnapshot
 from gaiad.cli.output import DONE, FAILED, INTERRUPTED, REFUSED
 from gaiad.config import Config, ConsentConfig
 from gaiad.conversations import Conversations
 from gaiad.db import Database
+from gaiad.learner.inquiry import MOST_OF_REFUSED
 from gaiad.learner.made_file import rows_in
-from gaiad.learner.self_made import Made
+from gaiad.learner.self_made import KEPT, Base, Made
 from gaiad.learner.sources.source import shipped_curricula
 from gaiad.proxy.app import listen
-from tests.fakes.proxy_world import Facts, world_of
+from tests.fakes.proxy_world import ACTIVE, Facts, world_of
 from tests.fakes.vllm_process import ROOT, RunningVllm, free_port
 
 REWORDED = "By the way, it would be good to "
@@ -187,7 +189,7 @@ async def test_what_was_made_before_the_engine_went_away_is_kept_and_not_asked_a
     await engine.fault(status=503, message="down")
     out, err = await child.communicate()
     assert child.returncode == FAILED, out
-    assert "are kept so far in" in err.decode()
+    assert "are kept so far for" in err.decode()
     before = rows(path)
     assert len(before) >= 3
     await engine.reset()
@@ -205,12 +207,33 @@ async def test_a_passing_failure_is_tried_again(engine: RunningVllm, path: Path)
 
 
 async def test_a_lasting_refusal_ends_the_run_at_once_with_what_to_try(engine: RunningVllm, path: Path) -> None:
-    wrong = ("--url", engine.url, "--model", "nobody", "--out", str(path), *QUICK, *few(path))
-    done = await run("replay", *wrong)
+    await engine.fault(status=404, message="no such model")
+    done = await run("replay", *at(engine, path))
     assert done.code == FAILED
     assert "status 404" in done.err
     assert "--model" in done.err
     assert len(await engine.seen()) <= 4
+
+
+async def test_words_of_an_adapter_are_never_taken_for_the_bases(engine: RunningVllm, path: Path) -> None:
+    name = AdapterName("json-architect")
+    await engine.reset(name, ACTIVE)
+    world = world_of(engine.url)
+    world.facts = Facts(served_name="fake-base")
+    world.snapshot = RegistrySnapshot(frozenset({name}), {name: ACTIVE}, servable=frozenset({ACTIVE}))
+    runner = await listen(world.deps(), "127.0.0.1", 0)
+    try:
+        host, port = runner.addresses[0][:2]
+        for url in (engine.url, f"http://{host}:{port}"):
+            for model in (name, ACTIVE, "nobody"):
+                named = ("--url", url, "--model", model, "--out", str(path), *QUICK, *few(path))
+                done = await run("replay", *named)
+                assert (done.code, f"lists no base model '{model}'" in done.err) == (FAILED, True)
+                assert "fake-base" in done.err
+    finally:
+        await runner.cleanup()
+    assert content(path) is None
+    assert await engine.seen() == []
 
 
 async def test_time_that_is_up_keeps_what_was_made_and_says_not_yet(engine: RunningVllm, path: Path) -> None:
@@ -227,6 +250,39 @@ async def test_ctrl_c_keeps_what_was_made(engine: RunningVllm, path: Path) -> No
     await child.communicate()
     assert child.returncode == INTERRUPTED
     assert len(rows(path)) >= 4
+
+
+async def test_what_was_begun_anew_replaces_the_file_only_once_it_ends_by_itself_with_something_kept(
+    engine: RunningVllm, path: Path
+) -> None:
+    await run("replay", *at(engine, path))
+    good = content(path)
+    await engine.reset()
+    child = await started("replay", *at(engine, path, "--anew", "--keep", "900", "--ask", "900", "--concurrency", "1"))
+    await engine.until_seen(4, within_s=60)
+    child.send_signal(signal.SIGINT)
+    await child.communicate()
+    assert (child.returncode, content(path)) == (INTERRUPTED, good)
+    await engine.fault(reply="x" * 5000)
+    done = await run("replay", *at(engine, path, "--anew"))
+    assert (done.code, done.answer["published"], content(path)) == (FAILED, False, good)
+    await engine.fault(reply=None)
+    done = await run("replay", *at(engine, path))
+    assert (done.code, done.answer["published"]) == (DONE, True)
+    assert not any(row.is_kept for row in rows(path)[:24])
+    assert max(len(row.text) for row in rows(path)) == MOST_OF_REFUSED
+
+
+async def test_proposals_for_requests_that_are_gone_do_not_count_and_are_told(engine: RunningVllm, path: Path) -> None:
+    said, base = "By the way, what was it?", Base("fake-base", "0.32.0")
+    gone = Made("x/0", "x", "g/0", "what was it?", "asked", said, "stop", KEPT, {"seed": 1}, base, "2026-01-02")
+    write(path, gone.line())
+    await engine.fault(reworded=REWORDED)
+    shipped = ("--curricula", str(shipped_curricula()))
+    done = await run("propose", "json-architect", *at(engine, path, "--seed", "3", "--keep", "1", *shipped))
+    assert done.code == DONE, done.err
+    assert done.answer["kept"] == done.answer["kept_in_all"] >= 1
+    assert done.answer["outdated"] == 1
 
 
 async def test_a_killed_run_leaves_the_old_file_whole_and_the_next_one_takes_its_rows_up(

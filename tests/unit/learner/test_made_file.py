@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaiad.errors import DatasetError, Refuse
+from gaiad.learner import made_file
 from gaiad.learner.made_file import MadeFile, opened, rows_in
 from gaiad.learner.self_made import KEPT, Base, Made, made_of
 
@@ -121,6 +122,63 @@ def test_what_root_writes_belongs_to_whom_the_folder_belongs(tmp_path: Path) -> 
     os.chown(tmp_path, 4321, 4321)
     add(tmp_path / "made.jsonl", "a")
     assert (tmp_path / "made.jsonl").stat().st_uid == 4321
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+@pytest.mark.parametrize("publish", [True, False])
+def test_folders_that_root_makes_and_all_in_them_belong_to_whom_the_folder_above_belongs(
+    tmp_path: Path, publish: bool
+) -> None:
+    os.chown(tmp_path, 4321, 4321)
+    add(tmp_path / "new" / "deep" / "made.jsonl", "a", publish=publish)
+    found = {str(one.relative_to(tmp_path)): one.stat().st_uid for one in tmp_path.rglob("*")}
+    made = "made.jsonl" if publish else ".made.jsonl.part"
+    assert found == dict.fromkeys(("new", "new/deep", f"new/deep/{made}", "new/deep/.made.jsonl.lock"), 4321)
+
+
+@pytest.mark.parametrize("name", [".made.jsonl.lock", ".made.jsonl.part"])
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other").write_text("theirs")
+    (tmp_path / name).symlink_to(tmp_path / "other")
+    with pytest.raises(DatasetError, match="cannot write"), opened(tmp_path / "made.jsonl"):
+        pass
+    assert (tmp_path / "other").read_text() == "theirs"
+
+
+def test_what_would_replace_kept_rows_waits_until_it_is_whole_and_holds_one(tmp_path: Path) -> None:
+    path = tmp_path / "made.jsonl"
+    add(path, "a", "b")
+    with opened(path, anew=True) as file:
+        assert isinstance(file, MadeFile)
+        file.add(replace(ROW, key="c", verdict="it is empty"))
+        assert (file.replaces, file.publish(whole=True)) == (True, False)
+    with opened(path) as file:
+        assert isinstance(file, MadeFile)
+        file.add(replace(ROW, key="d"))
+        assert (file.replaces, file.publish(whole=False)) == (True, False)
+    assert keys(path) == ["a", "b"]
+    assert add(path) == keys(path) == ["c", "d"]
+    with opened(path) as file:
+        assert isinstance(file, MadeFile)
+        file.add(replace(ROW, key="e"))
+        assert (file.replaces, file.publish(whole=False)) == (False, True)
+
+
+def test_a_full_file_takes_no_row_and_stays_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "made.jsonl"
+    monkeypatch.setattr(made_file, "MOST_BYTES", 2 * len(ROW.line()))
+    with opened(path) as file:
+        assert isinstance(file, MadeFile)
+        file.add(ROW)
+        file.add(ROW)
+        with pytest.raises(DatasetError, match=r"is full: it is larger than"):
+            file.add(ROW)
+        file.publish()
+    assert keys(path) == [ROW.key] * 2
+    path.write_text(ROW.line() * 3)
+    monkeypatch.delattr(Path, "read_bytes")
+    with pytest.raises(DatasetError, match="cannot be added to: it is larger than"), opened(path):
+        pass
 
 
 @pytest.mark.parametrize(
