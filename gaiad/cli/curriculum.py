@@ -111,7 +111,7 @@ def _row(folder: Path) -> dict[str, object]:
     from gaiad.curriculum import profiles_of
     from gaiad.learner.sources import catalogue
 
-    names = profiles_of((folder / "curriculum.json").read_text(encoding="utf-8", errors="replace"))
+    names = profiles_of(catalogue.spec_text(folder))
     curriculum = catalogue.load_curriculum(folder, "full" if "full" in names or not names else names[0])
     return {
         "adapter": str(curriculum.adapter),

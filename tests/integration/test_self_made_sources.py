@@ -121,10 +121,19 @@ def test_what_the_base_made_stands_in_train_under_its_origin_and_the_sizes_stay(
 
 def test_a_paraphrase_never_stands_in_another_split_than_its_original(dataset: Dataset) -> None:
     splits = {"train": dataset.train, "validation": dataset.validation, "heldout": dataset.heldout}
-    places = {name: {one.group for one in part} for name, part in splits.items()}
+    places = {one.key(): name for name, part in splits.items() for one in part}
+    groups = {name: {one.group for one in part} for name, part in splits.items()}
+    group_of = {one.key(): one.group for one in given()[0]}
+    original_of = {made.text: made.of for made in proposals()}
+    met = 0
     for name, part in splits.items():
         for one in of("self_instruct", part):
-            assert [other for other in places if one.group in places[other]] == [name]
+            assert one.of == original_of[request_of(one)]
+            # An original may be left out, but neither it nor what never parts from it stands in another split.
+            assert places.get(one.of, name) == name
+            assert [other for other in groups if group_of[one.of] in groups[other]] == [name]
+            met += one.of in places
+    assert met >= 5
 
 
 def test_no_exam_asks_what_the_base_made(dataset: Dataset) -> None:
@@ -178,8 +187,22 @@ def test_what_another_base_said_is_refused_and_what_this_one_said_is_not(tmp_pat
     found = self_replay.load_examples(source, replace(ground, base="large"))
     assert (len(found.examples), len(found.refused)) == (0, 3)
     assert "another base model said it, small" in found.refused[0].reason
+
+
+def test_optional_files_of_which_nothing_can_be_used_are_named_on_the_card_and_keep_nobody_from_learning(
+    tmp_path: Path,
+) -> None:
+    stale = [replace(one, of=f"former {one.of}") for one in proposals() if one.is_kept][:5]
+    folder = written(tmp_path, stale, replies()[:3])
+    found = built(folder, base="large")
+    assert len(found.train) == SPEC.split.train
+    assert not {one.source for one in found.train} & {"self_instruct", "self_replay"}
+    assert found.card["refused_count"] == 8
+    assert "another base model said it" in str(found.card["refused"])
+    assert NO_ORIGINAL in str(built(folder).card["refused"])
+    needed = tuple(replace(one, optional=one.optional and one.kind != "self_replay") for one in SPEC.sources)
     with pytest.raises(CurriculumError, match=r"self_replay.*another base model"):
-        built(tmp_path, base="large")
+        built(folder, replace(SPEC, sources=needed), base="large")
 
 
 def test_replies_are_general_skills_in_groups_of_their_templates_without_a_stage(tmp_path: Path) -> None:
@@ -216,6 +239,8 @@ def test_a_file_in_the_curriculums_folder_may_be_named_and_one_that_must_be_ther
     ground = Ground(SPEC, tmp_path, before=examples, own_catalogues=own)
     found = module.load_examples(SourceSpec(kind, {"file": "own.jsonl"}, name="s"), ground)
     assert (len(found.examples), [one.reason for one in found.refused]) == (2, ["it is no JSON"])
+    unlookable = module.load_examples(SourceSpec(kind, {"file": "n" * 300}, name="s", optional=True), ground)
+    assert [one.reason for one in unlookable.refused] == ["it cannot be read: File name too long"]
     for options in ({}, {"file": "gone.jsonl"}):
         missed = module.load_examples(SourceSpec(kind, dict(options), name="s"), ground)
         assert "gaiadctl curriculum" in missed.refused[0].reason

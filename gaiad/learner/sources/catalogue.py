@@ -70,17 +70,26 @@ def curriculum_folders(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob(f"*/{_SPEC}"))
 
 
+def spec_text(folder: Path) -> str:
+    """The spec in `folder` as it is written.
+
+    Raises:
+        CurriculumError: it cannot be read.
+    """
+    path = folder / _SPEC
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurriculumError(f"cannot read {path}: {error}", hint="name a folder that holds a spec") from error
+
+
 def load_curriculum(folder: Path, profile: str) -> Curriculum:
     """Read and validate the spec in `folder` under `profile`.
 
     Raises:
         CurriculumError: naming the file and every problem.
     """
-    path = folder / _SPEC
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CurriculumError(f"cannot read {path}: {error}", hint="name a folder that holds a spec") from error
+    path, text = folder / _SPEC, spec_text(folder)
     try:
         curriculum = parse_curriculum(text, profile)
     except CurriculumError as error:
@@ -96,7 +105,10 @@ def load_curriculum(folder: Path, profile: str) -> Curriculum:
 
 def problems_in(folder: Path) -> list[str]:
     """Everything that is wrong with the spec in `folder`, under each of its profiles; empty where it can be used."""
-    text = (folder / _SPEC).read_text(encoding="utf-8", errors="replace")
+    try:
+        text = spec_text(folder)
+    except CurriculumError as error:
+        return [error.message]
     problems: dict[str, None] = {}
     for profile in profiles_of(text) or ["full"]:
         try:
@@ -210,7 +222,9 @@ def _sourced(ground: Ground, steps: _Steps) -> tuple[list[Example], list[Refused
         examples.extend(
             one if one.source == source.name else replace(one, source=source.name) for one in found.examples
         )
-        if not found.examples and (found.refused or not source.optional):
+        # What the base made can always be made again: old files must not keep anyone from learning.
+        is_missed = not source.optional or (found.refused and source.kind not in SELF_MADE)
+        if not found.examples and is_missed:
             raise _gives_nothing(source, found.refused)
     return examples, refused, own_catalogues
 

@@ -169,9 +169,14 @@ def _files(folder: Path, name: str, shelf: _Shelf) -> Iterator[tuple[Path, str]]
         called = f"{name}/{_written(path.name)}"
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        try:
+            is_folder, is_broken = path.is_dir(), path.is_symlink() and not path.exists()
+        except (OSError, RuntimeError) as error:
+            shelf.refuse(called, _said(error))
+            continue
+        if is_folder:
             yield from _files(path, called, shelf)
-        elif path.suffix.lower() in _ENDINGS or (path.is_symlink() and not path.exists()):
+        elif path.suffix.lower() in _ENDINGS or is_broken:
             yield path, called
 
 

@@ -13,7 +13,7 @@ from gaiad.learner.dataset import Example, catalogue_of
 from gaiad.learner.lengths import may_be_too_long
 from gaiad.learner.paraphrase import Known, Original, in_other_words, known_of, original_of, verdict
 from gaiad.learner.self_made import SELF_INSTRUCT
-from gaiad.learner.sources.self_made_files import Row, file_of, kept_rows, nothing
+from gaiad.learner.sources.self_made_files import Row, file_of, is_there, kept_rows, nothing
 from gaiad.learner.sources.source import Gathered, Ground, Refused
 
 KIND = SELF_INSTRUCT
@@ -28,7 +28,7 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
         CurriculumError: an option is wrong.
     """
     path = file_of(source, ground)
-    if path is None or not path.exists():
+    if path is None or not is_there(path):
         return nothing(source, path)
     by_key = {one[0].key: one for one in originals_among(ground.before, ground.own_catalogues)}
     known = known_of(ground.before, ground.curriculum.split.near_duplicate)

@@ -52,7 +52,18 @@ def is_absent(source: SourceSpec, ground: Ground) -> bool:
     if source.kind not in SELF_MADE:
         return False
     path = file_of(source, ground)
-    return path is None or not path.exists()
+    return path is None or not is_there(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file may be there; why one cannot be looked at is told when it is read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def nothing(source: SourceSpec, path: Path | None) -> Gathered:

@@ -13,7 +13,7 @@ from gaiad.learner.lengths import may_be_too_long
 from gaiad.learner.likeness import Requests
 from gaiad.learner.self_made import SELF_REPLAY
 from gaiad.learner.self_reply import Known, verdict
-from gaiad.learner.sources.self_made_files import Row, file_of, kept_rows, nothing
+from gaiad.learner.sources.self_made_files import Row, file_of, is_there, kept_rows, nothing
 from gaiad.learner.sources.source import Gathered, Ground, Refused
 
 KIND = SELF_REPLAY
@@ -26,7 +26,7 @@ def load_examples(source: SourceSpec, ground: Ground) -> Gathered:
         CurriculumError: an option is wrong.
     """
     path = file_of(source, ground)
-    if path is None or not path.exists():
+    if path is None or not is_there(path):
         return nothing(source, path)
     near = ground.curriculum.split.near_duplicate
     known = Known(Requests(request_of(one) for one in ground.before), near, Requests())

@@ -44,6 +44,20 @@ def test_every_mistake_is_named_with_its_path(tmp_path: Path, capsys: pytest.Cap
     assert "lora.rank" in capsys.readouterr().out
 
 
+def test_a_spec_that_cannot_be_read_is_a_mistake_of_this_curriculum_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
+    (tmp_path / "closed" / "curriculum.json").mkdir(parents=True)
+    assert main(["curriculum", "validate", "--curricula", str(tmp_path)]) == FAILED
+    out = capsys.readouterr().out
+    assert "closed: 1 mistakes\n  cannot read" in out
+    assert "json-architect: valid" in out
+    rows = {row["adapter"]: row for row in said(capsys, "list", "--curricula", str(tmp_path))["curricula"]}
+    assert "Is a directory" in rows["closed"]["trouble"]
+    assert "trouble" not in rows["json-architect"]
+
+
 def test_an_unknown_kind_of_source_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(shipped_curricula() / "json-architect", tmp_path / "json-architect")
     spec = tmp_path / "json-architect" / "curriculum.json"

@@ -212,6 +212,7 @@ def test_links_in_a_circle_and_things_that_are_no_files_are_refused(curriculum: 
     (root / "loop.md").symlink_to(root / "loop.md")
     (root / "nowhere.md").symlink_to(tmp_path / "gone.md")
     (root / "copy.md").symlink_to(root / "a.md")
+    (root / "unnamable").symlink_to("n" * 300)
     (root / ".hidden.md").write_bytes(b"\0")
     (root / "picture.png").write_bytes(b"\0")
     os.mkfifo(root / "pipe.md")
@@ -222,6 +223,7 @@ def test_links_in_a_circle_and_things_that_are_no_files_are_refused(curriculum: 
         "loop.md": "cannot be read: a link that leads in a circle",
         "nowhere.md": "cannot be read: No such file or directory",
         "pipe.md": "neither a file nor a folder",
+        "unnamable": "cannot be read: File name too long",
     }
     assert len({one.origin.partition("#")[0] for one in found.examples}) == 1
 
