@@ -211,7 +211,7 @@ def measured(folder: Path, size: Size, quantisation: str, device: str, limits: L
         tokens_per_s=tokens / seconds,
         computed_tokens=run.account.computed_tokens,
         share=share_of_peak(training_flops(size.shape, LORA, work), seconds, limits.peak_flops),
-        peak_bytes=train.peak_memory_bytes(device),
+        peak_bytes=devices.peak_memory_bytes(device),
         expected_bytes=plan.estimate.peak_bytes,
         notes=tuple(notes),
     )

@@ -54,7 +54,7 @@ class TrainingError(GaiadError):
     `of_data`: it says something about what was to be learnt, so that the same dataset would break it again.
     """
 
-    def __init__(self, message: str, *, hint: str, of_data: bool = True) -> None:
+    def __init__(self, message: str, *, hint: str, of_data: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.of_data = of_data
 

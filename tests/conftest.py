@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 settings.register_profile("same", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("same")
+
+# A script that runs tests in its background has them ignore Ctrl-C, and so would every child that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The collector looks through what is new after each 700 objects, which is a tenth of the unit tests' time.
 gc.set_threshold(20_000, 20, 50)

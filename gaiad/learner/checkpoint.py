@@ -1,9 +1,10 @@
 """Checkpoints of a run on the disk: each whole or not there at all, and used by the very run that it belongs to.
 
-`<folder>/<identity>/step-000040/` holds `state.safetensors` (weights, the optimiser's moments, random states, the best
-adapter so far) and `state.json` (position, losses, the digest of the former), written beside, synced, then renamed into
-place. What a run is (`Identity`) names its folder, so that a run with another spec, dataset, base or code finds nothing
-to go on from and says why; no pickle is ever read. When to save, and what to go back for, is the recipe's to say.
+`<folder>/<identity>/step-000040/` (saved again: `step-000040.1/`) holds `state.safetensors` (weights, the optimiser's
+moments, random states, the best adapter so far) and `state.json` (position, losses, the digest of the former), written
+beside, synced, then renamed into place. What a run is (`Identity`) names its folder, so that a run with another spec,
+dataset, base or code finds nothing to go on from and says why; no pickle is ever read. When to save, and what to go
+back for, is the recipe's to say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gaiad.curriculum import Json
@@ -72,7 +74,7 @@ class Shelf:
             saved = None if about is None else _read(path, about)
             if saved is not None:
                 return saved, "; ".join(said)
-            said.append(f"the checkpoint of {path.name.replace('-', ' ')} is damaged and was not used")
+            said.append(f"the checkpoint of step {_numbers(path)[0]} is damaged and was not used")
             shutil.rmtree(path, ignore_errors=True)
         return None, "; ".join(said)
 
@@ -82,7 +84,7 @@ class Shelf:
         Raises:
             TrainingError: the disk refuses; earlier checkpoints are as they were.
         """
-        target = self.folder / f"step-{saved.step:06d}"
+        target = self._free_name(saved.step)
         partial = target.with_name(f"{target.name}{_PARTIAL}")
         try:
             self._begin()
@@ -99,11 +101,10 @@ class Shelf:
             (partial / _ABOUT).write_text(json.dumps(about, allow_nan=False), encoding="utf-8")
             for path in (partial / _STATE, partial / _ABOUT, partial):
                 _sync(path)
-            shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             _sync(self.folder)
             self._prune()
-        except Exception as error:  # the format's own failures derive from nothing narrower
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
                 f"the checkpoint of step {saved.step} could not be written: {error}",
@@ -115,7 +116,7 @@ class Shelf:
     def forget_after(self, step: int) -> None:
         """Remove what was saved after `step`: the run went back to there."""
         for path in self._steps():
-            if int(path.name.removeprefix("step-")) > step:
+            if _numbers(path)[0] > step:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _begin(self) -> None:
@@ -127,15 +128,29 @@ class Shelf:
 
     def _steps(self) -> list[Path]:
         found = [path for path in self.folder.glob("step-*") if not path.name.endswith(_PARTIAL)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted(found, key=_numbers)
+
+    def _free_name(self, step: int) -> Path:
+        """Where to save a step: never in the place of what is there, so that at no moment neither is."""
+        there = [_numbers(path)[1] for path in self._steps() if _numbers(path)[0] == step]
+        again = f".{max(there) + 1}" if there else ""
+        return self.folder / f"step-{step:06d}{again}"
 
     def _prune(self) -> None:
         steps = self._steps()
         validated = [path for path in steps if (_object(path / _ABOUT) or {}).get("good")]
-        for path in set(steps[:-KEPT]) - set(validated[-1:]):
+        newest = {_numbers(path)[0]: path for path in steps}
+        outdone = {path for path in steps if newest[_numbers(path)[0]] != path}
+        for path in outdone | set(steps[:-KEPT]) - set(validated[-1:]):
             shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(f"step-*{_PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _numbers(path: Path) -> tuple[int, int]:
+    """The step of a checkpoint, and how often it had been saved before."""
+    step, _, again = path.name.removeprefix("step-").partition(".")
+    return int(step), int(again or 0)
 
 
 def _read(path: Path, about: Mapping[str, Json]) -> Saved | None:
@@ -146,16 +161,25 @@ def _read(path: Path, about: Mapping[str, Json]) -> Saved | None:
         if not isinstance(step, int) or not isinstance(account, dict):
             return None
         return Saved(step, bool(about["good"]), load_file(path / _STATE), account)
-    except (OSError, KeyError):
+    except (FileNotFoundError, KeyError):
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _object(path: Path) -> dict[str, Json] | None:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return cast("dict[str, Json]", found) if isinstance(found, dict) else None
+
+
+def _unreadable(path: Path, error: OSError) -> TrainingError:
+    # Not damaged: it may be read later.
+    return TrainingError(f"{path} cannot be read: {error.strerror}", hint="look at the disk, then start the run again")
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 from gaiad.learner.protocol import Message, encode
 
@@ -34,6 +35,15 @@ class Pipe:
         """Send one line; a daemon that is gone is noticed on stdin instead."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._descriptor, encode(message).encode())
+
+
+def bug(failure: Exception) -> str:
+    """Say of a failure that nobody foresaw what it is, and in the log where.
+
+    Not what it says of itself: that may hold what somebody said.
+    """
+    sys.stderr.write("".join(traceback.format_tb(failure.__traceback__)))
+    return f"a bug: {type(failure).__name__}"
 
 
 def watch_daemon() -> threading.Event:

@@ -6,6 +6,7 @@ Measures and sets; what fits and what is chosen is `memory`. Part of the trainer
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,3 +130,10 @@ def _measured() -> float:
         left @ right
         best = min(best, time.perf_counter() - began)
     return 2 * _SIDE**3 / best
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory this run held: of the GPU where it ran there, else resident."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -111,7 +111,8 @@ def kind_of(name: str) -> str:
 
 def _text(value: Json) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        # Not what stands there: it may be what somebody said.
+        raise TypeError(f"a {type(value).__name__} stands where a text belongs")
     return value
 
 

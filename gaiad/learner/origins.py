@@ -18,11 +18,14 @@ import torch
 
 from gaiad.learner.protocol import Job
 
-CODE = ("base", "checkpoint", "losses", "packing", "rendering", "snapshot", "steadiness", "train")
+CODE = (
+    *("base", "checkpoint", "dataset", "device", "example", "likeness", "losses", "packing", "rendering"),
+    *("snapshot", "steadiness", "train", "usage"),
+)
 """The modules that decide what a run computes."""
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers")
-_WEIGHTS = frozenset({".safetensors", ".json", ".jinja", ".model"})
+_WEIGHTS = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 
 
 def digests(job: Job, template: str) -> dict[str, str]:

@@ -14,13 +14,12 @@ import resource
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gaiad.errors import GaiadError, TrainingError
-from gaiad.learner.child import Pipe, die_with_daemon, watch_daemon
+from gaiad.learner.child import Pipe, bug, die_with_daemon, watch_daemon
 from gaiad.learner.example import Example
 from gaiad.learner.packing import TokenExample
 from gaiad.learner.protocol import (
@@ -195,8 +194,7 @@ def main(pipe: Pipe) -> int:
         pipe.say(Error("memory ran out", "free memory: the base is loaded unquantised here"))
         return 1
     except Exception as failure:  # noqa: BLE001 the program's edge: the daemon must hear of it in a sentence
-        traceback.print_exc()
-        pipe.say(Error(f"{type(failure).__name__}: {str(failure)[:300]}", "see the run's log"))
+        pipe.say(Error(bug(failure), "the run's log says where", of_data=False))
         return 1
     return 0
 

@@ -48,7 +48,9 @@ def read_examples(path: str) -> list[Example]:
         with open(path, encoding="utf-8") as lines:
             return [Example.from_json(json.loads(line)) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the split {path} cannot be read: {error}", hint="freeze the dataset again") from error
+        raise TrainingError(
+            f"the split {path} cannot be read: {error}", hint="freeze the dataset again", of_data=True
+        ) from error
 
 
 def usable(examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int, *, pairs: bool = False) -> Rendered:
@@ -85,16 +87,21 @@ def tokenised(example: Example, tokenizer: Tokenizer, max_tokens: int, *, pairs:
 
 def _tokens(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExample:
     if not example.answer.strip():
-        raise TrainingError(f"the answer of {example.origin} is empty", hint="give each example an answer to learn")
+        raise TrainingError(
+            f"the answer of {example.origin} is empty", hint="give each example an answer to learn", of_data=True
+        )
     if not example.weight > 0:
         raise TrainingError(
-            f"the weight of {example.origin} is {example.weight:g}: it would teach nothing", hint="give it one above 0"
+            f"the weight of {example.origin} is {example.weight:g}: it would teach nothing",
+            hint="give it one above 0",
+            of_data=True,
         )
     prompt, whole = _rendered(example, tokenizer)
     if not whole.startswith(prompt):
         raise TrainingError(
             f"the chat template renders the request of {example.origin} differently once it is answered",
             hint="use a base model whose template keeps the request as it is",
+            of_data=True,
         )
     # 1. The engine stops at the end token, so nothing after it is worth learning; without one it would never stop.
     answer, end, _ = whole[len(prompt) :].rpartition(tokenizer.eos_token)
@@ -108,6 +115,7 @@ def _tokens(example: Example, tokenizer: Tokenizer, max_tokens: int) -> TokenExa
         raise TrainingError(
             f"example {example.origin} has {len(tokens)} tokens, above max_sequence_tokens = {max_tokens}",
             hint="raise training.max_sequence_tokens or shorten the example",
+            of_data=True,
         )
     return tokens
 
@@ -119,7 +127,9 @@ def _rendered(example: Example, tokenizer: Tokenizer) -> tuple[str, str]:
         return prompt, tokenizer.apply_chat_template(messages, tokenize=False)
     except _TEMPLATE_FAILURES as error:
         raise TrainingError(
-            f"the chat template refuses {example.origin}: {error}", hint="write it with roles that the template knows"
+            f"the chat template refuses {example.origin}: {error}",
+            hint="write it with roles that the template knows",
+            of_data=True,
         ) from error
 
 

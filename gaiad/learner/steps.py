@@ -118,7 +118,12 @@ class Steps:
         """Remove what a cycle at its end needs no more (blocking): what was staged; checkpoints once it has learned."""
         shutil.rmtree(attempt.staging, ignore_errors=True)
         if attempt.has_learned:
-            for folder in self._config.datasets_dir.glob(f"*/{CHECKPOINTS}/{attempt.order.adapter}"):
+            self._clear_checkpoints(attempt.order.adapter)
+
+    def _clear_checkpoints(self, adapter: str, but: Path | None = None) -> None:
+        """Remove an adapter's checkpoints, those of its dataset in `but` excepted: nothing goes on from others."""
+        for folder in self._config.datasets_dir.glob(f"*/{CHECKPOINTS}/{adapter}"):
+            if folder.parents[1] != but:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def refusal(self, order: Order) -> Refuse | None:
@@ -252,6 +257,7 @@ class Steps:
         log_path = attempt.folder / "trainer.log"
         silence_s = self._config.learning.trainer_silence_s
         job = self._job(attempt)
+        await asyncio.to_thread(self._clear_checkpoints, attempt.order.adapter, but=attempt.dataset_folder)
         try:
             run = await Run.start(
                 job, python=self._python, log_path=log_path, silence_s=silence_s, program=self._trainer

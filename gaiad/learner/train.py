@@ -15,12 +15,10 @@ import hashlib
 import json
 import math
 import os
-import resource
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,8 +26,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from gaiad.curriculum import Json, TrainingSpec
-from gaiad.errors import GaiadError, TrainingError
-from gaiad.learner.child import Pipe, die_with_daemon, watch_daemon
+from gaiad.errors import DatasetError, GaiadError, TrainingError
+from gaiad.learner.child import Pipe, bug, die_with_daemon, watch_daemon
 from gaiad.learner.memory import Plan, said
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Checkpoint, Error, Hello, Job, Message, Progress, Result, parse_job
@@ -41,6 +39,7 @@ STARTED = time.monotonic()
 try:
     import torch
     import transformers
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from gaiad.learner import base as bases
@@ -58,6 +57,8 @@ except ImportError as missing:
 Say: TypeAlias = Callable[[Message], None]
 Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
+
+_SMALLER = "lower training.max_sequence_tokens or effective_batch, or free memory"
 
 MOST_RETURNS = 2
 """How often a run that lost its way goes back to where it was good, each time with half the learning rate."""
@@ -168,7 +169,7 @@ class Run:
             tokens=account.tokens,
             tokens_per_s=round(account.tokens / seconds, 1) if seconds else 0.0,
             elapsed_s=round(time.monotonic() - STARTED, 3),
-            memory_bytes=peak_memory_bytes(self.device),
+            memory_bytes=devices.peak_memory_bytes(self.device),
             flops_per_s=round(account.flops / seconds, 1) if account.flops and seconds else None,
             peak_share=None if share is None else round(share, 4),
             learning_rate=float(self.optimiser.param_groups[0]["lr"]) if account.steps else None,
@@ -249,6 +250,8 @@ def learn(run: Run) -> None:
     plan = plan_steps(run.splits.kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
     if run.resumed_from is None:
         run.account.base_loss = validate(run.model, validation)
+        if run.account.base_loss is not None and not math.isfinite(run.account.base_loss):
+            raise TrainingError("the base's own validation loss is no number", hint="look at engine.base_model")
         run.keep(good=True)
     run.say(run.progress(run.account.base_loss if run.account.steps == 0 else None))
     checked = True
@@ -258,12 +261,16 @@ def learn(run: Run) -> None:
         chosen = [train[index] for index in plan[run.account.steps]]
         wrong = one_step_within(run, chosen, check=checked)
         if wrong is not None:
-            go_back(run, wrong)
+            go_back(run, wrong, run.account.steps + 1)
             continue
         run.account.tokens += sum(len(one) for one in chosen)
         run.account.training_s += time.monotonic() - began
         checked = run.account.steps % spec.validate_every_steps == 0 or run.account.steps == spec.max_steps
         loss = validate(run.model, validation) if checked else None
+        if loss is not None and not math.isfinite(loss):
+            go_back(run, "the validation loss is no longer a number", run.account.steps)
+            checked = True
+            continue
         run.say(run.progress(loss))
         if checked:
             keep_if_best(run, loss)
@@ -275,8 +282,6 @@ def learn(run: Run) -> None:
 def keep_if_best(run: Run, loss: float | None) -> None:
     """Remember the adapter where its validation loss is the best so far (without a validation split: always)."""
     account = run.account
-    if loss is not None and not math.isfinite(loss):
-        raise TrainingError("the validation loss is no longer a number", hint="lower training.learning_rate")
     if loss is not None and account.best_loss is not None and loss >= account.best_loss:
         account.worse_in_row += 1
         patience = run.job.training.patience
@@ -299,23 +304,28 @@ def preempt(run: Run) -> None:
     )
 
 
-def go_back(run: Run, wrong: str) -> None:
-    """Return to where the run was last validated, with half the learning rate; give up after a few times."""
-    lost, returns, scale = run.account.steps + 1, run.account.returns + 1, run.account.rate_scale / 2
+def go_back(run: Run, wrong: str, lost: int) -> None:
+    """Return to where the run was last validated, with half the learning rate; give up after a few times.
+
+    `lost` is the step that went wrong. What was saved after that state goes last: a run that is killed meanwhile comes
+    to the same place again.
+    """
+    returns, scale = run.account.returns + 1, run.account.rate_scale / 2
     if returns > MOST_RETURNS:
         raise TrainingError(
             f"{wrong} in step {lost}, and going back {MOST_RETURNS} times did not help",
             hint="lower training.learning_rate or max_grad_norm",
+            of_data=True,
         )
     saved, damaged = run.shelf.newest(good=True)
     if saved is None:
         raise TrainingError(f"{wrong} in step {lost}, and there is nothing to go back to", hint=damaged or "train anew")
     notes = run.account.notes
     run.put_back(saved)
-    run.shelf.forget_after(saved.step)
     run.account.returns, run.account.rate_scale, run.account.notes = returns, scale, notes
     run.note(f"{wrong} in step {lost}: went back to step {saved.step}, learning rate halved")
     run.keep(good=True)
+    run.shelf.forget_after(saved.step)
 
 
 # --- 4. The run -------------------------------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ def load_splits(job: Job) -> Splits:
         rendering.read_examples(job.validation_path) if job.validation_path else [], tokenizer, limit
     )
     if not train.tokens:
-        raise TrainingError("the train split is empty", hint="freeze the dataset again")
+        raise TrainingError("the train split is empty", hint="freeze the dataset again", of_data=True)
     left_out = tuple(sorted({*train.left_out, *validation.left_out}))
     return Splits(train.tokens, train.catalogues, validation.tokens, left_out, str(tokenizer.chat_template))
 
@@ -358,7 +368,8 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     saved, damaged = shelf.newest()
     chosen = layout or bases.layout_for(job.base_model)
     kept = Configuration(**cast("dict[str, Any]", saved.account["configuration"])) if saved is not None else None
-    plan = plan_for(job, device, chosen, splits.train, splits.kinds, kept)
+    plan = plan_for(job, device, chosen, splits.train, splits.kinds, splits.validation, kept)
+    give_way(stop)
     configuration = kept or configuration_for(job, device, chosen, plan)
     if isinstance(plan, Plan):
         devices.hold_to(plan, device)
@@ -412,7 +423,7 @@ def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = Non
         tokens=account.tokens,
         computed_tokens=account.computed_tokens,
         wall_s=round(time.monotonic() - STARTED, 3),
-        peak_memory_bytes=peak_memory_bytes(run.device),
+        peak_memory_bytes=devices.peak_memory_bytes(run.device),
         quantisation=run.configuration.quantisation,
         device=run.device,
         layout=run.configuration.layout,
@@ -450,19 +461,12 @@ def write_adapter(weights: Mapping[str, torch.Tensor], job: Job) -> None:
         os.replace(folder / "weights.partial", folder / "adapter_model.safetensors")
         (folder / "config.partial").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(folder / "config.partial", folder / "adapter_config.json")
-    except Exception as error:  # the format's own failures derive from nothing narrower
+    except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"the adapter could not be written: {error}",
             hint=f"make room at {folder}; the next run goes on from the end",
             of_data=False,
         ) from error
-
-
-def peak_memory_bytes(device: str) -> int:
-    """The most memory this run held: of the GPU where it ran there, else resident."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(pipe: Pipe) -> int:
@@ -475,16 +479,18 @@ def main(pipe: Pipe) -> int:
             os.nice(10)
         pipe.say(train(job, watch_daemon(), pipe.say))
     except GaiadError as failure:
-        of_data = failure.of_data if isinstance(failure, TrainingError) else True
+        # 1. A dataset's own line that is no example is the dataset's fault, and nobody else's.
+        of_data = failure.of_data if isinstance(failure, TrainingError) else isinstance(failure, DatasetError)
         pipe.say(Error(failure.message, failure.hint, of_data))
         return 1
     except (MemoryError, torch.OutOfMemoryError):
-        hint = "lower training.max_sequence_tokens or effective_batch, or free memory"
-        pipe.say(Error("memory ran out", hint, of_data=False))
+        pipe.say(Error("memory ran out", _SMALLER, of_data=False))
         return 1
     except Exception as failure:  # noqa: BLE001 the program's edge: the daemon must hear of it in a sentence
-        traceback.print_exc()
-        pipe.say(Error(f"{type(failure).__name__}: {str(failure)[:300]}", "see the run's log"))
+        if isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure):
+            pipe.say(Error("memory ran out", _SMALLER, of_data=False))
+        else:
+            pipe.say(Error(bug(failure), "the run's log says where", of_data=False))
         return 1
     return 0
 

@@ -66,6 +66,7 @@ def plan_for(
     layout: Layout,
     examples: Sequence[TokenExample],
     kinds: Sequence[Hashable],
+    validation: Sequence[TokenExample] = (),
     kept: Configuration | None = None,
 ) -> Plan | Refuse:
     """Promise how much memory the run takes, and choose the fastest way that fits; refused where nobody can count it.
@@ -77,7 +78,8 @@ def plan_for(
     """
     spec = job.training
     order = plan_steps(kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
-    steps = [[examples[index] for index in chosen] for chosen in order]
+    # The validation split lies in rows of the same size, and more of its answers may lie in one.
+    steps = [*([examples[index] for index in chosen] for chosen in order), list(validation)]
     machine, shared = devices.machine(device), layout == "prefix_shared"
     if kept is None:
         return devices.planned(job.base_model, job.lora, spec.quantisation, steps, machine, shared=shared)

@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     found, said = Shelf(tmp_path, MINE).newest()
     assert found is not None
     assert found.step == 3
-    assert said == "the checkpoint of step 000012 is damaged and was not used"
+    assert said == "the checkpoint of step 12 is damaged and was not used"
 
 
 @pytest.mark.parametrize("changed", ["spec", "code", "device"])
@@ -79,6 +79,35 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_reason_and_left_alone(t
     mine, _ = Shelf(tmp_path, MINE).newest()
     assert mine is not None
     assert mine.step == 5
+
+
+def test_a_step_that_is_saved_again_takes_the_place_of_nothing_until_it_is_there(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, MINE)
+    shelf.save(saved(4, good=True))
+    shelf.save(Saved(4, True, {"weight.x": torch.zeros(2)}, {"steps": 4, "returns": 1}))
+    assert steps(shelf) == ["step-000004.1"]
+    found, said = shelf.newest(good=True)
+    assert found is not None
+    assert (found.account["returns"], said) == (1, "")
+    shelf.save(Saved(4, True, {"weight.x": torch.zeros(2)}, {"steps": 4, "returns": 2}))
+    assert steps(shelf) == ["step-000004.2"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(tmp_path, MINE)
+    shelf.save(saved(3))
+
+    def failing(_: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gaiad.learner.checkpoint._digest", failing)
+        with pytest.raises(TrainingError, match="cannot be read: Input/output error"):
+            shelf.newest()
+    found, _ = shelf.newest()
+    assert found is not None
 
 
 def test_what_a_kill_left_half_written_is_never_read_and_soon_gone(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from gaiad.dataset_files import datasets_with, remove
 from gaiad.learner.cycle import Verdict
 from tests.integration.learner_world import ARCHITECT, World, corrected_exchange, until, world
@@ -26,7 +28,7 @@ async def broken_off(w: World) -> None:
     w.faults("slow")
     name = await w.loop.start_cycle(ARCHITECT)
     assert isinstance(name, str)
-    await until(lambda: bool(kept(w)))
+    await until(lambda: bool(w.gpu.holds) and w.gpu.holds[-1].child is not None and bool(kept(w)))
     w.gpu.holds[-1].preempt.set()
     row = await w.ended(name)
     assert row.verdict == Verdict.FAILED
@@ -50,6 +52,30 @@ async def test_checkpoints_go_once_the_dataset_has_been_learnt(tmp_path: Path) -
         assert kept(w)
         await w.train()
         assert kept(w) == []
+
+
+@pytest.mark.parametrize("fault", ["die", "torn", "garbage", "exit_0_without_result", "result_then_exit_3"])
+async def test_a_trainer_that_was_killed_or_broke_says_nothing_of_its_dataset(tmp_path: Path, fault: str) -> None:
+    async with world(tmp_path) as w:
+        w.faults(fault)
+        row = await w.train()
+        assert (row.verdict, row.dataset_digest) == (Verdict.FAILED, None)
+        before = [int(step) for step in kept(w)]
+        assert before
+        w.faults("normal")
+        # Nobody has to insist: the dataset is as new as it was, and the run goes on.
+        await w.train()
+        assert resumed_from(w) == max(before)
+
+
+async def test_checkpoints_of_an_earlier_dataset_go_where_another_begins_to_be_learnt(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await broken_off(w)
+        (earlier,) = {path.parents[2] for path in w.config.datasets_dir.glob(f"*/checkpoints/{ARCHITECT}/*")}
+        await corrected_exchange(w, "r1")
+        await broken_off(w)
+        assert kept(w)
+        assert not (earlier / "checkpoints" / ARCHITECT).exists()
 
 
 async def test_a_killed_daemon_leaves_them_for_the_next_cycle(tmp_path: Path) -> None:
