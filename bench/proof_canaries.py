@@ -51,6 +51,7 @@ from gaiad.cli.client import Client
 from gaiad.disk import write_private
 from gaiad.errors import Refuse
 from gaiad.keys import Key, Keyring, digest_of, render
+from gaiad.learner.sources import catalogue
 from tests.fakes.vllm_process import running_vllm
 
 ADAPTER = "json-architect"
@@ -69,7 +70,7 @@ url = "http://127.0.0.1:{engine}"
 base_model = "{folder}/base"
 device = "cpu"
 [learning]
-profile = "demo"
+profile = "full"
 idle_minutes = 1000
 resume_after_s = 0
 python = "{folder}/trainer"
@@ -237,10 +238,12 @@ def _judge(proof: Proof, home: Home, flock: Flock, digests: Sequence[str]) -> No
     proof.rows = looked_through(home.store, ledger, flock)
     proof.wrong += record.trouble + proof.rows.wrong + unanswered(ledger.requests.values(), record.outcomes)
     proof.wrong += [line for look in proof.looks for line in look.wrong]
+    curriculum = catalogue.load_curriculum(catalogue.shipped_curricula() / "json-architect", "full")
+    most = int(curriculum.exchanges.max_share * curriculum.split.train)
     for life, digest in enumerate(digests):
         expected = ledger.learned_by(life)
-        proof.wrong += learned_in(home.state / "datasets", digest, expected, ledger, flock)
-        proof.learned.append(len(expected))
+        proof.wrong += learned_in(home.state / "datasets", digest, expected, ledger, flock, most)
+        proof.learned.append(min(most, len(expected)))
     proof.planted, missed = planted(home.folder, ledger, flock, known=proof.looks[-1])
     proof.wrong += missed
 

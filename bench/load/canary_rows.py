@@ -175,8 +175,13 @@ def _elsewhere(link: sqlite3.Connection, flock: Flock) -> list[str]:
     return wrong
 
 
-def learned_in(folder: Path, digest: str, expected: frozenset[int], ledger: Ledger, flock: Flock) -> list[str]:
-    """What is wrong with the exchanges in a frozen dataset, which has to have these and no others."""
+def learned_in(
+    folder: Path, digest: str, expected: frozenset[int], ledger: Ledger, flock: Flock, most: int | None = None
+) -> list[str]:
+    """What is wrong with the exchanges in a frozen dataset, which has to have these and no others.
+
+    Where there are more than `most`, which is what the curriculum lets train hold, it has to have so many of them.
+    """
     numbers = {one.request_id: number for number, one in ledger.record.outcomes.items() if one.request_id}
     found, wrong = set(), []
     for line in (folder / digest / "train.jsonl").read_text(encoding="utf-8").splitlines():
@@ -188,7 +193,9 @@ def learned_in(folder: Path, digest: str, expected: frozenset[int], ledger: Ledg
         if number in expected and not _is_learned_right(example["messages"], number, flock):
             wrong.append(f"{told(ledger, ledger.requests[number])}: the example in the dataset is another")
     wrong += [f"dataset {digest[:12]}: {len(found - expected)} examples that may not be there"] * bool(found - expected)
-    return wrong + [f"dataset {digest[:12]}: {len(expected - found)} examples are missing"] * bool(expected - found)
+    wanted = len(expected) if most is None else min(most, len(expected))
+    missing = wanted - len(found & expected)
+    return wrong + [f"dataset {digest[:12]}: {missing} examples are missing"] * (missing > 0)
 
 
 def _is_learned_right(messages: Json, number: int, flock: Flock) -> bool:

@@ -196,7 +196,11 @@ def test_a_dataset_has_the_corrections_that_it_must_have_and_no_others(tmp_path:
     digest = frozen(tmp_path, KEPT)
     assert learned_in(tmp_path, digest, ledger.learned_by(0), ledger, FLOCK) == []
     assert "may not be there" in learned_in(tmp_path, digest, frozenset(), ledger, FLOCK)[0]
-    assert "are missing" in learned_in(tmp_path, digest, frozenset({KEPT.number, SILENT.number}), ledger, FLOCK)[0]
+    both = frozenset({KEPT.number, SILENT.number})
+    assert "1 examples are missing" in learned_in(tmp_path, digest, both, ledger, FLOCK)[0]
+    # No more than the curriculum lets it hold, and no fewer.
+    assert learned_in(tmp_path, digest, both, ledger, FLOCK, 1) == []
+    assert "1 examples are missing" in learned_in(tmp_path, digest, both, ledger, FLOCK, 2)[0]
     path = tmp_path / digest / "train.jsonl"
     path.write_text(path.read_text().replace(FLOCK.said(KEPT.number, Slot.CORRECTION), "another"))
     assert "is another" in learned_in(tmp_path, digest, ledger.learned_by(0), ledger, FLOCK)[0]
