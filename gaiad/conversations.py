@@ -34,6 +34,8 @@ _RECORDED = tuple(column.name for column in tables.exchanges.columns if column.n
 # Several rows in one statement: the driver gives the interpreter's lock up and takes it back once a step, and a step a
 # row would stand in the way of every reply that is on its way meanwhile.
 _ROWS_AT_ONCE = 256
+_ALIKE = 64
+"""How many exchanges with one question are looked at for whether it came again."""
 _PAGE_BYTES = 1024 * 1024
 _SORTED_AT_MOST = 1000
 _Row: TypeAlias = tuple[object, ...]
@@ -340,16 +342,24 @@ async def _delete_contents(connection: AsyncConnection, request_ids: Sequence[st
 async def _asked_again(
     connection: AsyncConnection, questions: Iterable[tuple[str, float]], now: float
 ) -> list[dict[str, object]]:
-    """The replies after which one of these questions came again; each is named with the time that it came at."""
+    """The replies after which one of these questions came again; each is named with the time that it came at.
+
+    Of a question that comes again and again only the newest are looked at: those before them were already.
+    """
     exchanges, contents = tables.exchanges.c, tables.exchange_contents.c
+    newest = sa.func.row_number().over(partition_by=contents.question, order_by=exchanges.at.desc())
     found: list[Asked] = []
     for some in tables.in_parts(sorted({one for question, at in questions for one in lately(question, at)})):
-        query = (
-            sa.select(exchanges.request_id, contents.question, exchanges.started, exchanges.at, exchanges.outcome)
+        alike = (
+            sa.select(
+                *(exchanges.request_id, contents.question, exchanges.started, exchanges.at, exchanges.outcome),
+                newest.label("place"),
+            )
             .join(tables.exchange_contents, contents.request_id == exchanges.request_id)
             .where(contents.question.in_(some))
+            .subquery()
         )
-        for row in (await connection.execute(query)).all():
+        for row in (await connection.execute(sa.select(alike).where(alike.c.place <= _ALIKE))).all():
             found.append(Asked(row.request_id, untimed(row.question), row.started, row.at, row.outcome))
     return [{"request_id": one, "what": Signal.REGENERATED.value, "at": now} for one in regenerated(found)]
 

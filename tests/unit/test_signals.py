@@ -185,6 +185,16 @@ async def test_a_question_is_looked_for_among_those_of_the_last_half_hour_alone(
     assert set(lately("q", 900.0)) == {timed("q", 0.0), timed("q", 900.0)}
 
 
+async def test_a_question_that_comes_again_and_again_is_told_each_time_and_looked_for_among_the_newest_alone(
+    store: Conversations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaiad.conversations._ALIKE", 3)
+    for number in range(1, 9):
+        await store.keep([record(f"r{number}", 2.0 * number, "[]")])
+    said = await signals_of(store)
+    assert [name for name, what in sorted(said.items()) if what] == [f"r{number}" for number in range(1, 8)]
+
+
 async def test_what_nobody_waits_for_asks_nothing_again(store: Conversations) -> None:
     await store.keep([record(f"r{at}", at, "[]", is_user=False) for at in (1.0, 2.0)])
     assert set(map(str, (await signals_of(store)).values())) == {"[]"}
