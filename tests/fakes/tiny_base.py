@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gaiad.curriculum import LoraSpec
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -89,6 +91,23 @@ def make_tiny_base(
     model = hub.LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     return folder
+
+
+def adapted(folder: Path, lora: LoraSpec) -> Any:
+    """The base in `folder` in float32, ready to be trained, with an adapter that is no fresh one.
+
+    A fresh one's B is zero, which would hide errors in the gradient of A.
+    """
+    import torch
+
+    from gaiad.learner import base as bases
+
+    model = bases.add_lora(bases.load_base(str(folder), "cpu", quantisation="bf16").float(), lora)
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.train()
 
 
 if __name__ == "__main__":

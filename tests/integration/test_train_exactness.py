@@ -13,7 +13,7 @@ from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
 from gaiad.learner.packing import TokenExample
 from gaiad.learner.protocol import Job
-from tests.fakes.tiny_base import make_tiny_base
+from tests.fakes.tiny_base import adapted, make_tiny_base
 
 torch = pytest.importorskip("torch")
 
@@ -33,15 +33,8 @@ JOB = Job(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3)
-    base = bases.load_base(str(folder), "cpu", quantisation="bf16")
     assert bases.layout_for(str(folder)) == "prefix_shared"
-    model = bases.add_lora(base.float(), JOB.lora)
-    torch.manual_seed(5)
-    for name, parameter in model.named_parameters():
-        # A fresh LoRA's B is zero, which would hide errors in the gradient of A.
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model.train()
+    return adapted(folder, JOB.lora)
 
 
 def examples() -> list[TokenExample]:

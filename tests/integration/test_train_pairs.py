@@ -10,7 +10,7 @@ import pytest
 
 from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.learner.packing import TokenExample, plan_pairs, rejected_side
-from tests.fakes.tiny_base import make_tiny_base
+from tests.fakes.tiny_base import adapted, make_tiny_base
 
 torch = pytest.importorskip("torch")
 
@@ -25,13 +25,7 @@ SPEC = TrainingSpec(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3)
-    model = bases.add_lora(bases.load_base(str(folder), "cpu", quantisation="bf16").float(), LORA)
-    torch.manual_seed(5)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model.train()
+    return adapted(make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3), LORA)
 
 
 def examples() -> list[TokenExample]:
