@@ -98,7 +98,7 @@ def expected_bytes(case: Case) -> int:
     """What the plan says of the case."""
     shape = base_shape(json.loads((MODEL / "config.json").read_text(encoding="utf-8")))
     assert not isinstance(shape, Refuse), shape
-    rows = rows_of([case.examples()], case.tokens, shared=True)
+    rows = rows_of([case.examples()], case.tokens, shared=True, by_parts=True)
     way = memory.Way(case.quantisation, case.checkpointing, rows)
     return memory.estimate(shape, case.lora, way, "cpu").peak_bytes
 

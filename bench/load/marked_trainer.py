@@ -32,6 +32,7 @@ def main(descriptor: int, adapters: Path) -> int:
 
     import torch
 
+    from gaiad.learner import base as bases
     from gaiad.learner import losses, rendering, train
     from gaiad.learner.checkpoint import Shelf
     from gaiad.learner.protocol import Job
@@ -49,8 +50,8 @@ def main(descriptor: int, adapters: Path) -> int:
         made.append(job.output_dir)
         write(weights, job)
 
-    write = train.write_adapter
-    train.write_adapter = marked("write", noted)
+    write = bases.write_adapter
+    bases.write_adapter = marked("write", noted)
     vars(train)["losses_of"] = marked("forward", losses.losses_of)
     rendering.usable = marked("preparation", rendering.usable)
     torch.autograd.backward = marked("backward", torch.autograd.backward)

@@ -28,6 +28,7 @@ from gaiad.learner.packing import TokenExample
 
 Theirs: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
+theirs: Any = trl
 
 
 class Windows(hub.TrainerCallback):  # type: ignore[misc]
@@ -51,7 +52,7 @@ def trained(work: Work, pace: Pace, *, packed: bool) -> Theirs:
     """Train until told to end, and return the model."""
     spec = work.spec
     tokenizer = hub.AutoTokenizer.from_pretrained(work.base_model, local_files_only=True)
-    config = trl.SFTConfig(
+    config = theirs.SFTConfig(
         output_dir=work.folder,
         max_steps=len(work.plan),
         per_device_train_batch_size=1,
@@ -74,7 +75,7 @@ def trained(work: Work, pace: Pace, *, packed: bool) -> Theirs:
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = trl.SFTTrainer(
+    trainer = theirs.SFTTrainer(
         model=work.model,
         args=config,
         train_dataset=dataset_of(work, packed=packed),

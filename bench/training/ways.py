@@ -19,8 +19,11 @@ from bench.training.figures import OURS, PLAIN, TRL_PACKED
 from bench.training.pace import Pace
 from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.learner import base as bases
+from gaiad.learner import device as devices
 from gaiad.learner import losses, rendering
 from gaiad.learner import train as recipe
+from gaiad.learner.dropout import GapDropout
+from gaiad.learner.memory import Plan
 from gaiad.learner.packing import TokenExample, plan_steps
 
 Model: TypeAlias = Any
@@ -54,15 +57,36 @@ def plain(work: Work, pace: Pace) -> None:
 
 
 def ours(work: Work, pace: Pace) -> None:
-    """As the training child does it."""
+    """As the training child does it, in rows of the size that its plan of memory chooses."""
     layout = bases.layout_for(work.base_model)
+    plan = devices.planned(
+        work.base_model,
+        work.lora,
+        work.spec.quantisation,
+        work.plan,
+        devices.machine("cpu"),
+        shared=layout == "prefix_shared",
+        checkpointing=False,
+    )
+    assert isinstance(plan, Plan)
 
     def gradients(chosen: Sequence[TokenExample]) -> int:
-        laid_out = losses.batches(chosen, layout, "cpu", work.spec.max_sequence_tokens)
+        laid_out = losses.batches(chosen, layout, "cpu", plan.row_tokens, plan.row_tokens)
         recipe.gradients_of(work.model, laid_out, work.spec)
         return sum(batch.input_ids.numel() for batch in laid_out)
 
     in_steps(work, pace, gradients)
+
+
+def as_peft_makes_it(model: Model) -> Model:
+    """Without what gaiad puts in the place of torch's own attention and dropout: the other ways' model."""
+    model.set_attn_implementation("sdpa")
+    for module in model.modules():
+        drops: Any = getattr(module, "lora_dropout", None)
+        for name, drop in drops.items() if drops is not None else ():
+            if isinstance(drop, GapDropout):
+                drops[name] = torch.nn.Dropout(drop.p)
+    return model
 
 
 def labels_of(example: TokenExample) -> list[int]:
@@ -136,6 +160,8 @@ def main() -> None:
     hub.set_seed(spec.seed)
     base = bases.load_base(job["base_model"], "cpu", quantisation=spec.quantisation)
     model = bases.add_lora(base, lora).train()
+    if job["way"] != OURS:
+        model = as_peft_makes_it(model).train()
     steps = tuple(tuple(examples[index] for index in step) for step in plan)
     work = Work(job["base_model"], model, steps, spec, lora, job["folder"])
     pace.say(ready=True, tokens_per_example=sum(map(len, examples)) / len(examples))

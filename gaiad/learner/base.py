@@ -1,19 +1,29 @@
 """The frozen base model with the adapter's trainable weights on it, as the training child uses it.
 
-Loads and attaches; it trains nothing and chooses no quantisation.
+Loads, attaches and writes; it trains nothing and chooses no quantisation.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from gaiad.curriculum import LoraSpec, TrainingSpec
+from gaiad.curriculum import Json, LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
+from gaiad.learner import attention, dropout
 from gaiad.learner.losses import Layout
+from gaiad.learner.protocol import Job
 
 Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
@@ -35,7 +45,7 @@ def load_base(folder: str, device: str, *, quantisation: str) -> Model:
         folder,
         dtype=torch.bfloat16,
         device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation="sdpa",
+        attn_implementation="sdpa" if device == "cuda" else attention.NAME,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
@@ -48,7 +58,16 @@ def load_base(folder: str, device: str, *, quantisation: str) -> Model:
         # no gradient through the base. The recipe's `check_gradients` holds it to this.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    _let_go()
     return base
+
+
+def _let_go() -> None:
+    """Give what loading and quantising held for a moment back to the system: malloc would keep hundreds of MB of it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def add_lora(base: Model, lora: LoraSpec) -> Model:
@@ -63,10 +82,12 @@ def add_lora(base: Model, lora: LoraSpec) -> Model:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
     except ValueError as error:
         names = ", ".join(lora.target_modules)
         raise TrainingError(f"no LoRA fits {names} of this base: {error}", hint="see lora.target_modules") from error
+    dropout.draw_gaps(model)
+    return model
 
 
 def layout_for(folder: str) -> Layout:
@@ -102,6 +123,36 @@ def adapter_state(model: Model) -> dict[str, torch.Tensor]:
     """The adapter's weights as they are served: in bf16, under PEFT's names, on the CPU."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in state.items()}
+
+
+def write_adapter(weights: Mapping[str, torch.Tensor], job: Job) -> None:
+    """Write exactly the two files that serving accepts, each renamed into place."""
+    folder = Path(job.output_dir)
+    config: dict[str, Json] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": Path(job.base_model).name,
+        "r": job.lora.rank,
+        "lora_alpha": job.lora.alpha,
+        "lora_dropout": job.lora.dropout,
+        "target_modules": [*sorted(job.lora.target_modules)],
+        "bias": "none",
+        "inference_mode": True,
+    }
+    if job.lora.rslora:
+        config["use_rslora"] = True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(weights), folder / "weights.partial", metadata={"format": "pt"})
+        os.replace(folder / "weights.partial", folder / "adapter_model.safetensors")
+        (folder / "config.partial").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(folder / "config.partial", folder / "adapter_config.json")
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"the adapter could not be written: {error}",
+            hint=f"make room at {folder}; the next run goes on from the end",
+            of_data=False,
+        ) from error
 
 
 def check_gradients(model: Model) -> None:

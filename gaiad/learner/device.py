@@ -72,7 +72,7 @@ def planned(
     shape = shape_of(folder)
     if isinstance(shape, Refuse):
         return shape
-    rows = choices(steps, (room,) if room else ROOMS, shared=shared)
+    rows = choices(steps, (room,) if room else ROOMS, shared=shared, by_parts=machine.kind == "cpu")
     plan = choose(shape, lora, quantisation, rows, machine, checkpointing=checkpointing)
     if isinstance(plan, Refuse):
         raise TrainingError(plan.reason, hint=plan.hint, of_data=False)

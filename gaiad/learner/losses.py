@@ -6,13 +6,15 @@ token of an answer. Chooses no examples and updates no weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from gaiad.curriculum import TrainingSpec
+from gaiad.learner.attention import Parts
 from gaiad.learner.flops import Work
 from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
 
@@ -28,7 +30,8 @@ class Batch:
     """Tensors of one forward pass; target i is predicted by the hidden state at (`rows[i]`, `columns[i]`).
 
     `sides` is there where the batch holds pairs: target i belongs to side `sides[i]` of them, where 2k is the right
-    answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts.
+    answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts. `parts` say who sees whom in
+    a batch of one row that shares prefixes; without them the mask does.
     """
 
     input_ids: torch.Tensor
@@ -40,6 +43,7 @@ class Batch:
     weights: torch.Tensor
     sides: torch.Tensor | None = None
     pair_weights: torch.Tensor | None = None
+    parts: Parts | None = None
 
     @property
     def learnt(self) -> torch.Tensor:
@@ -50,7 +54,9 @@ class Batch:
     def work(self) -> Work:
         """What goes through the network; columns that a row's mask hides, or padding, are seen by nobody."""
         seen = self.attention_mask.sum()
-        if self.attention_mask.dim() == 2:
+        if self.parts is not None:
+            seen = torch.tensor(self.parts.pairs)
+        elif self.attention_mask.dim() == 2:
             lengths = self.attention_mask.sum(dim=1)
             seen = (lengths * (lengths + 1) // 2).sum()
         return Work(self.input_ids.numel(), int(seen), self.targets.numel())
@@ -67,9 +73,9 @@ def batches(
     plain = [one for one in examples if not one.rejected]
     pairs = [one for one in examples if one.rejected]
     if layout == "prefix_shared":
-        laid_out = [batch_of([row], device, shared=True) for row in plan_rows(plain, max_row_tokens=room)]
-        rows = plan_pairs(pairs, max_row_tokens=room)
-        return laid_out + [batch_of([row], device, shared=True, pairs=inside) for row, inside in rows]
+        lay = row_of if device == "cpu" else _masked_row
+        laid_out = [lay(row, device) for row in plan_rows(plain, max_row_tokens=room)]
+        return laid_out + [lay(row, device, inside) for row, inside in plan_pairs(pairs, max_row_tokens=room)]
     return _padded(plain, device, room) + _padded_pairs(pairs, device, room)
 
 
@@ -95,6 +101,15 @@ def _padded_pairs(pairs: Sequence[TokenExample], device: str, room: int) -> list
         laid_out.append(batch_of(rows, device, shared=False, pairs=inside))
         left = left[len(inside) :]
     return laid_out
+
+
+def row_of(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
+    """Put a row that shares prefixes into tensors, with its parts instead of a mask."""
+    return dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(row.parts))
+
+
+def _masked_row(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
+    return batch_of([row], device, shared=True, pairs=pairs)
 
 
 def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[TokenExample] = ()) -> Batch:
@@ -136,14 +151,18 @@ def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[
 
 def token_losses(model: Model, batch: Batch) -> torch.Tensor:
     """Each target's cross-entropy in nats; only columns that predict one go through the vocabulary."""
-    columns = torch.unique(batch.columns)
+    # Of one row each target has a column of its own, in order.
+    alone = batch.input_ids.shape[0] == 1
+    columns = batch.columns if alone else torch.unique(batch.columns)
+    parts = {} if batch.parts is None else {"parts": batch.parts}
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
         logits_to_keep=columns,
+        **parts,
     ).logits
-    chosen = logits[batch.rows, torch.searchsorted(columns, batch.columns)]
+    chosen = logits[0] if alone else logits[batch.rows, torch.searchsorted(columns, batch.columns)]
     return torch.nn.functional.cross_entropy(chosen.float(), batch.targets, reduction="none")
 
 
@@ -191,12 +210,15 @@ def pairs_of(laid_out: Sequence[Batch]) -> float:
     return sum(float(batch.pair_weights.sum()) for batch in laid_out if batch.pair_weights is not None) or 1.0
 
 
-def validate(model: Model, laid_out: Sequence[Batch]) -> float | None:
-    """Mean loss of the validation split, or None where there is none."""
+def validate(model: Model, laid_out: Sequence[Batch], between: Callable[[], None] = lambda: None) -> float | None:
+    """Mean loss of the validation split, or None where there is none; `between` is called before each batch."""
     if not laid_out:
         return None
     model.eval()
+    total = 0.0
     with torch.no_grad():
-        total = sum(float(loss_sum(model, batch)) for batch in laid_out)
+        for batch in laid_out:
+            between()
+            total += float(loss_sum(model, batch))
     model.train()
     return total / weight_of(laid_out)

@@ -16,8 +16,9 @@ from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, reje
 class Rows:
     """A run laid out in rows with `room` tokens.
 
-    Of the largest pass: `longest` tokens, `cells` of its attention mask, `targets` that predict an answer's token. Over
-    all `passes`: the sums. `least` is the longest example, which no row can be shorter than.
+    Of the largest pass: `longest` tokens, `cells` that attention computes, `targets` that predict an answer's token,
+    `keys` that its parts see, where attention goes part by part (0: it goes by a mask over the whole row). Over all
+    `passes`: the sums. `least` is the longest example, which no row can be shorter than.
     """
 
     room: int
@@ -29,6 +30,7 @@ class Rows:
     total_cells: int
     total_targets: int
     passes: int
+    keys: int = 0
 
     def at(self, tokens: int) -> Rows:
         """The same run as if no example, and so no row, had more than `tokens`: to say what would fit."""
@@ -40,23 +42,37 @@ class Rows:
             longest=round(self.longest * part),
             cells=round(self.cells * part * part),
             targets=min(self.targets, tokens),
+            keys=round(self.keys * part),
         )
 
 
-def rows_of(steps: Sequence[Sequence[TokenExample]], room: int, *, shared: bool) -> Rows:
-    """Lay out all steps of a run: sharing prefixes, or padded to the longest of a pass."""
+def rows_of(steps: Sequence[Sequence[TokenExample]], room: int, *, shared: bool, by_parts: bool = False) -> Rows:
+    """Lay out all steps of a run: sharing prefixes (and attention going part by part), or padded to the longest."""
     least = max((longest_of(example) for step in steps for example in step), default=0)
     room = max(room, least)
-    longest = cells = targets = tokens = all_cells = all_targets = passes = 0
+    longest = cells = keys = targets = tokens = all_cells = all_targets = passes = 0
     for step in steps:
         for rows in _passes(step, room, shared=shared):
             width = max(len(row.tokens) for row in rows)
-            area, square = len(rows) * width, len(rows) * width * width
+            area, square, seen = len(rows) * width, len(rows) * width * width, 0
+            if shared and by_parts:
+                square, seen = _by_parts(rows[0])
             aims = sum(len(row.targets) for row in rows)
-            longest, cells, targets = max(longest, area), max(cells, square), max(targets, aims)
+            longest, cells, keys, targets = max(longest, area), max(cells, square), max(keys, seen), max(targets, aims)
             tokens, all_cells, all_targets = tokens + area, all_cells + square, all_targets + aims
             passes += 1
-    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes)
+    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes, keys)
+
+
+def _by_parts(row: Row) -> tuple[int, int]:
+    """The cells that a row's parts compute, and the keys that they see."""
+    parts = row.parts
+    cells = seen = 0
+    for part in parts:
+        before = parts[part.prefix].length if part.prefix is not None else 0
+        for first, stop in part.blocks:
+            cells, seen = cells + (stop - first) * (before + stop), seen + before + stop
+    return cells, seen
 
 
 def longest_of(example: TokenExample) -> int:
@@ -64,14 +80,16 @@ def longest_of(example: TokenExample) -> int:
     return len(example) + (len(example.rejected) + 1 if example.rejected else 0)
 
 
-def choices(steps: Sequence[Sequence[TokenExample]], rooms: Iterable[int], *, shared: bool) -> tuple[Rows, ...]:
+def choices(
+    steps: Sequence[Sequence[TokenExample]], rooms: Iterable[int], *, shared: bool, by_parts: bool = False
+) -> tuple[Rows, ...]:
     """The run in rows of each size that makes a difference to it."""
     found: list[Rows] = []
     for room in sorted(rooms):
         # 1. Where a whole step fits into a row already, more room changes nothing.
         if found and found[-1].passes <= len(steps):
             break
-        rows = rows_of(steps, room, shared=shared)
+        rows = rows_of(steps, room, shared=shared, by_parts=by_parts)
         # 2. Sizes below the longest example are all the same.
         if not found or rows.room != found[-1].room:
             found.append(rows)

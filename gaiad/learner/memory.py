@@ -37,8 +37,8 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in four bits, an 8-bit scale for 64 of them, and a float32 scale for 256 scales."""
 _LOGIT = 2 * _BF16 + 2 * _FLOAT
 """A target's logit: as computed, as gathered, in float32, and as a log-probability."""
-_DROPOUT = {"cpu": 2 * _FLOAT, "cuda": _FLOAT + 1}
-"""What dropout keeps of each number that goes into a LoRA: its result, and which numbers were dropped."""
+_PLACE = 8
+"""Where a number was dropped, which dropout keeps on a CPU; on CUDA it keeps a byte of each number."""
 _LAYER = 8
 """Numbers in bf16 that a layer holds for a moment on the way back, for each of its intermediate and hidden widths."""
 _HELD_BACK = 10
@@ -124,37 +124,48 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     """Say how much memory a run takes at its peak."""
     rows = way.rows
     per_weight = _NF4 if way.quantisation == "nf4" else _BF16
-    kept = kept_per_token(shape, lora, kind)
+    kept = kept_per_token(shape, lora, kind, by_parts=rows.keys > 0)
     held = rows.longest * (shape.layers * kept + _FLOAT * shape.hidden)
     layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden) + _unpacked(shape, way)
-    masks = (1 + _BF16 * shape.layers) * rows.cells
+    masks = _attending(shape, rows, shape.layers)
+    seen = _attending(shape, rows, 1) if rows.keys else 0
     if way.checkpointing:
         held = rows.longest * (shape.layers * _BF16 + _FLOAT) * shape.hidden
         layer += rows.longest * kept
-        masks = (1 + _BF16) * rows.cells
+        masks = _attending(shape, rows, 1)
     return Estimate(
         weights=round(per_weight * shape.projection_weights) + _BF16 * shape.other_weights,
         adapter=_ADAPTER * shape.lora_weights(lora),
         activations=held,
         masks=masks,
         passing=max(_LOGIT * shape.vocabulary * rows.targets, layer),
-        slack=_HELD_BACK * kept * rows.longest if kind == "cpu" else _CUDA_HELD_BACK,
+        slack=_HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
     )
 
 
-def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind) -> int:
+def _attending(shape: BaseShape, rows: Rows, layers: int) -> int:
+    """What attention keeps in so many layers: a mask of the whole row, or part by part the weights of each query head
+    and the keys and values that a part sees.
+    """
+    if not rows.keys:
+        return (1 + _BF16 * layers) * rows.cells
+    return _BF16 * layers * (shape.heads * rows.cells + 2 * shape.keys * rows.keys)
+
+
+def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool) -> int:
     """Bytes that a layer keeps of each token for the way back, with the base frozen.
 
     Norms keep their input in float32; attention its queries, keys and values (repeated for each query head) and what
-    comes out; the feed-forward part the gate before and after its curve, and what it multiplies. A frozen projection
-    keeps nothing; a LoRA keeps what goes into it in float32, twice under dropout, and its own middle.
+    comes out, or part by part the queries alone and what `_attending` counts; the feed-forward part the gate before and
+    after its curve, and what it multiplies. A frozen projection keeps nothing; a LoRA keeps what goes into it in
+    float32, what of it was dropped, and its own middle.
     """
     norms = 2 * _FLOAT * shape.hidden
-    attention = 4 * _BF16 * shape.queries + _FLOAT * shape.heads
+    attention = _BF16 * shape.queries if by_parts else 4 * _BF16 * shape.queries + _FLOAT * shape.heads
     forward = 3 * _BF16 * shape.intermediate
-    into = _DROPOUT[kind] if lora.dropout else _FLOAT
+    into = _FLOAT + (_PLACE * lora.dropout if kind == "cpu" else float(lora.dropout > 0))
     adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in shape.adapted(lora).values())
-    return norms + attention + forward + adapters
+    return norms + attention + forward + round(adapters)
 
 
 def _unpacked(shape: BaseShape, way: Way) -> int:

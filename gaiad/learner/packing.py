@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 MIN_PREFIX_TOKENS = 64
 _WINDOW_STEPS = 32
+_BLOCK_COLUMNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,23 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Neighbouring columns of one branch: they see themselves up to their own place, and all of the part `prefix`."""
+
+    length: int
+    prefix: int | None = None
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """The part cut into equal runs of columns, (first, last + 1), that are attended from in one product: later
+        columns than a run's own are then not computed, and scores fit into a processor's cache.
+        """
+        count = -(-self.length // _BLOCK_COLUMNS)
+        bounds = [self.length * place // count for place in range(count + 1)]
+        return tuple(itertools.pairwise(bounds))
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One sequence for the network. Column q sees column k when k <= q, their groups are equal and the branch of k is
     0 (a shared prefix) or that of q.
@@ -56,6 +74,17 @@ class Row:
     groups: tuple[int, ...]
     branches: tuple[int, ...]
     targets: tuple[Target, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The same rule for whole parts of the row, one after another."""
+        found: list[Part] = []
+        prefixes: dict[int, int] = {}
+        for (group, branch), columns in itertools.groupby(zip(self.groups, self.branches, strict=True)):
+            if branch == 0:
+                prefixes[group] = len(found)
+            found.append(Part(sum(1 for _ in columns), prefixes.get(group) if branch else None))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

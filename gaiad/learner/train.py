@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import sys
@@ -22,8 +21,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from gaiad.curriculum import Json, TrainingSpec
 from gaiad.errors import DatasetError, GaiadError, TrainingError
@@ -39,8 +39,6 @@ STARTED = time.monotonic()
 try:
     import torch
     import transformers
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     from gaiad.learner import base as bases
     from gaiad.learner import device as devices
@@ -54,6 +52,7 @@ except ImportError as missing:
     PIPE.say(Error(f"this Python cannot train: {missing}", "install gaiad[train] there, or set learning.python"))
     sys.exit(1)
 
+T = TypeVar("T")
 Say: TypeAlias = Callable[[Message], None]
 Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
@@ -83,7 +82,7 @@ class Splits:
 
 @dataclass(slots=True)
 class Account:
-    """What the run has to show so far. It is part of each checkpoint."""
+    """What the run has to show so far, and whether a validation is `due`. It is part of each checkpoint."""
 
     steps: int = 0
     tokens: int = 0
@@ -96,6 +95,7 @@ class Account:
     best_loss: float | None = None
     best_step: int = 0
     worse_in_row: int = 0
+    due: bool = True
     stopped_early: bool = False
     returns: int = 0
     rate_scale: float = 1.0
@@ -224,20 +224,20 @@ def one_step(run: Run, laid_out: Sequence[Batch], *, check: bool) -> str | None:
     return None
 
 
-def one_step_within(run: Run, chosen: Sequence[TokenExample], *, check: bool) -> str | None:
-    """One step within the memory that was promised: where that runs out, rows are half as long from there on, once."""
+def within(run: Run, work: Callable[[], T]) -> T:
+    """Compute within the memory that was promised: where that runs out, rows are half as long from there on, once."""
     if run.plan is None:
-        return one_step(run, run.laid_out(chosen), check=check)
+        return work()
 
-    def attempt(plan: Plan) -> str | None:
+    def attempt(plan: Plan) -> T:
         run.configuration = dataclasses.replace(run.configuration, row_tokens=plan.row_tokens, halved=plan.halved)
-        return one_step(run, run.laid_out(chosen), check=check)
+        return work()
 
-    wrong, after = devices.within(run.plan, run.device, attempt)
+    found, after = devices.within(run.plan, run.device, attempt)
     if after is not run.plan:
         run.plan = after
         run.note(said(after))
-    return wrong
+    return found
 
 
 # --- 3. All steps -----------------------------------------------------------------------------------------------------
@@ -245,38 +245,53 @@ def one_step_within(run: Run, chosen: Sequence[TokenExample], *, check: bool) ->
 
 def learn(run: Run) -> None:
     """Run all steps that are left, validating now and then, keeping the best adapter and a checkpoint of everything."""
-    spec, train = run.job.training, run.splits.train
-    validation = run.laid_out(run.splits.validation)
+    spec, train, fresh = run.job.training, run.splits.train, True
     plan = plan_steps(run.splits.kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
-    if run.resumed_from is None:
-        run.account.base_loss = validate(run.model, validation)
-        if run.account.base_loss is not None and not math.isfinite(run.account.base_loss):
-            raise TrainingError("the base's own validation loss is no number", hint="look at engine.base_model")
-        run.keep(good=True)
-    run.say(run.progress(run.account.base_loss if run.account.steps == 0 else None))
-    checked = True
-    while run.account.steps < spec.max_steps and not run.account.stopped_early:
+    if run.resumed_from is not None:
+        run.say(run.progress(run.account.base_loss if run.account.steps == 0 else None))
+    while run.account.due or (run.account.steps < spec.max_steps and not run.account.stopped_early):
         preempt(run)
+        if run.account.due:
+            look(run)
+            fresh = True
+            continue
         began = time.monotonic()
         chosen = [train[index] for index in plan[run.account.steps]]
-        wrong = one_step_within(run, chosen, check=checked)
+        wrong = within(run, partial(learn_from, run, chosen, check=fresh))
+        fresh = wrong is not None
         if wrong is not None:
             go_back(run, wrong, run.account.steps + 1)
             continue
         run.account.tokens += sum(len(one) for one in chosen)
         run.account.training_s += time.monotonic() - began
-        checked = run.account.steps % spec.validate_every_steps == 0 or run.account.steps == spec.max_steps
-        loss = validate(run.model, validation) if checked else None
-        if loss is not None and not math.isfinite(loss):
-            go_back(run, "the validation loss is no longer a number", run.account.steps)
-            checked = True
-            continue
-        run.say(run.progress(loss))
-        if checked:
-            keep_if_best(run, loss)
-            run.keep(good=True)
-        elif time.monotonic() - run.saved_at >= run.job.checkpoint_every_s:
-            run.keep(good=False)
+        run.account.due = run.account.steps % spec.validate_every_steps == 0 or run.account.steps == spec.max_steps
+        if not run.account.due:
+            run.say(run.progress(None))
+            if time.monotonic() - run.saved_at >= run.job.checkpoint_every_s:
+                run.keep(good=False)
+
+
+def learn_from(run: Run, chosen: Sequence[TokenExample], *, check: bool) -> str | None:
+    """One step over examples, as they lie in rows now."""
+    return one_step(run, run.laid_out(chosen), check=check)
+
+
+def look(run: Run) -> None:
+    """Validate: the base before the first step, then the adapter. A run that is to end does so between two rows."""
+    account = run.account
+    loss = within(run, lambda: validate(run.model, run.laid_out(run.splits.validation), between=lambda: preempt(run)))
+    if loss is not None and not math.isfinite(loss):
+        if account.steps == 0:
+            raise TrainingError("the base's own validation loss is no number", hint="look at engine.base_model")
+        go_back(run, "the validation loss is no longer a number", account.steps)
+        return
+    account.due = False
+    if account.steps == 0:
+        account.base_loss = loss
+    else:
+        keep_if_best(run, loss)
+    run.keep(good=True)
+    run.say(run.progress(loss))
 
 
 def keep_if_best(run: Run, loss: float | None) -> None:
@@ -410,7 +425,7 @@ def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = Non
         shelves = job.checkpoint_dir or closing.enter_context(tempfile.TemporaryDirectory(prefix="gaiad-run-"))
         run = prepared(job, stop, say, Path(shelves), layout)
         learn(run)
-        write_adapter(run.best, job)
+        bases.write_adapter(run.best, job)
     account = run.account
     weights = (Path(job.output_dir) / "adapter_model.safetensors").read_bytes()
     return Result(
@@ -437,36 +452,6 @@ def train(job: Job, stop: threading.Event, say: Say, layout: Layout | None = Non
         device_name=origins.device_name(run.device),
         step_s=round(account.training_s / account.steps, 3),
     )
-
-
-def write_adapter(weights: Mapping[str, torch.Tensor], job: Job) -> None:
-    """Write exactly the two files that serving accepts, each renamed into place."""
-    folder = Path(job.output_dir)
-    config: dict[str, Json] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": Path(job.base_model).name,
-        "r": job.lora.rank,
-        "lora_alpha": job.lora.alpha,
-        "lora_dropout": job.lora.dropout,
-        "target_modules": [*sorted(job.lora.target_modules)],
-        "bias": "none",
-        "inference_mode": True,
-    }
-    if job.lora.rslora:
-        config["use_rslora"] = True
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(dict(weights), folder / "weights.partial", metadata={"format": "pt"})
-        os.replace(folder / "weights.partial", folder / "adapter_model.safetensors")
-        (folder / "config.partial").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(folder / "config.partial", folder / "adapter_config.json")
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"the adapter could not be written: {error}",
-            hint=f"make room at {folder}; the next run goes on from the end",
-            of_data=False,
-        ) from error
 
 
 def main(pipe: Pipe) -> int:

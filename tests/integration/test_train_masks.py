@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaiad.curriculum import LoraSpec
-from gaiad.learner.packing import TokenExample, plan_rows
+from gaiad.learner.packing import Part, TokenExample, plan_rows
 from tests.fakes.tiny_base import adapted, make_tiny_base
 
 torch = pytest.importorskip("torch")
 
+from gaiad.learner import attention, losses  # noqa: E402
 from gaiad.learner import base as bases  # noqa: E402
-from gaiad.learner import losses  # noqa: E402
 
 LORA = LoraSpec(8, 16, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 BEGINNINGS = st.sampled_from([(), *(tuple(range(start, start + 70)) for start in (0, 100, 200))])
@@ -69,6 +70,72 @@ def test_the_mask_is_that_of_the_rule_in_every_cell(examples: list[TokenExample]
         assert not batch.attention_mask[place, 0, :length, length:].any()
 
 
+@settings(deadline=None)
+@given(st.lists(EXAMPLES, min_size=1, max_size=8), st.sampled_from([90, 160, 1000]))
+def test_the_parts_of_a_row_see_what_its_mask_lets_them_see(examples: list[TokenExample], room: int) -> None:
+    for row in plan_rows(examples, max_row_tokens=room):
+        (mask,) = losses.batch_of([row], "cpu", shared=True).attention_mask[:, 0]
+        by_parts = torch.zeros_like(mask)
+        starts = [0, *itertools.accumulate(part.length for part in row.parts)]
+        for start, part in zip(starts, row.parts, strict=False):
+            own = slice(start, start + part.length)
+            by_parts[own, own] = torch.ones(part.length, part.length, dtype=torch.bool).tril()
+            if part.prefix is not None:
+                by_parts[own, starts[part.prefix] : starts[part.prefix] + row.parts[part.prefix].length] = True
+        assert starts[-1] == len(row.tokens)
+        assert torch.equal(by_parts, mask)
+        assert losses.row_of(row, "cpu").work.pairs == int(mask.sum())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(EXAMPLES, min_size=1, max_size=6),
+    st.sampled_from([160, 1000]),
+    st.sampled_from([(1, 1), (3, 1), (4, 2)]),
+    st.sampled_from([None, 0.3]),
+)
+def test_attention_by_parts_is_attention_under_the_mask(
+    examples: list[TokenExample], room: int, heads: tuple[int, int], scaling: float | None
+) -> None:
+    for row in plan_rows(examples, max_row_tokens=room):
+        batch = losses.batch_of([row], "cpu", shared=True)
+        generator = torch.Generator().manual_seed(len(row.tokens))
+        inputs = [
+            torch.randn(1, count, len(row.tokens), 8, generator=generator, dtype=torch.float64, requires_grad=True)
+            for count in (heads[0], heads[1], heads[1])
+        ]
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            *inputs, attn_mask=batch.attention_mask, scale=scaling, enable_gqa=True
+        ).transpose(1, 2)
+        module = torch.nn.Module()
+        query, key, value = inputs
+        parts = attention.Parts(row.parts)
+        found, _ = attention.attend(module, query, key, value, None, scaling=scaling, parts=parts)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        toward = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+        for mine, theirs in zip(
+            torch.autograd.grad(found, inputs, toward), torch.autograd.grad(expected, inputs, toward), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_base_on_the_cpu_attends_by_parts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "plain", lambda *_, **__: pytest.fail("attended without the parts"))
+    for batch in losses.batches(several_groups(), "prefix_shared", "cpu", 200):
+        losses.loss_sum(model, batch)
+
+
+def test_attention_dropout_is_that_of_the_base() -> None:
+    parts, training = attention.Parts([Part(6)]), torch.nn.Module().train()
+    ones = torch.ones(1, 2, 6, 4)
+    torch.manual_seed(0)
+    found, _ = attention.attend(training, ones, ones, ones, None, dropout=0.5, parts=parts)
+    # Of equal values the weights are all that is left, and half of these are zero and half twice as much.
+    assert found.std() > 0.1
+    whole, _ = attention.attend(training, ones, ones, ones, None, parts=parts)
+    torch.testing.assert_close(whole, torch.ones(1, 6, 2, 4))
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return adapted(make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3), LORA)
@@ -104,7 +171,9 @@ def test_packed_and_shared_rows_give_the_gradients_of_separate_sequences_to_1e_5
     alone = [losses.batches([example], "padded", "cpu", 200)[0] for example in examples]
     rows = plan_rows(examples, max_row_tokens=room)
     one_by_one = [losses.batch_of([row], "cpu", shared=True) for row in rows]
+    by_parts = [losses.row_of(row, "cpu") for row in rows]
     expected = gradients(model, alone)
+    assert largest_difference(gradients(model, by_parts), expected) <= 1e-5
     assert largest_difference(gradients(model, one_by_one), expected) <= 1e-5
     assert largest_difference(gradients(model, [losses.batch_of(rows, "cpu", shared=True)]), expected) <= 1e-5
     assert largest_difference(gradients(model, losses.batches(examples, "padded", "cpu", 200)), expected) <= 1e-5

@@ -75,10 +75,10 @@ def test_activations_are_counted_as_torch_keeps_them(
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model = bases.add_lora(base, lora).train()
     (batch,) = losses.batches(step(), "prefix_shared", "cpu", 1024, 1024)
-    rows = rows_of([step()], 1024, shared=True)
+    rows = rows_of([step()], 1024, shared=True, by_parts=True)
     expected = memory.estimate(shape, lora, memory.Way("bf16", checkpointing, rows), "cpu")
-    # Of the masks, the batch's own is not autograd's, and under checkpointing no other outlives its layer.
-    masks = 0 if checkpointing else expected.masks - rows.cells
+    # Under checkpointing nothing of attention outlives its layer.
+    masks = 0 if checkpointing else expected.masks
     logits = 4 * shape.vocabulary * rows.targets
     # The first layer has no gradient to pass on, and keeps a little less.
     assert kept_bytes(model, batch) == pytest.approx(expected.activations + masks + logits, rel=0.06)
@@ -88,11 +88,24 @@ def test_rows_are_counted_as_the_trainer_lays_them_out() -> None:
     for shared, layout in ((True, "prefix_shared"), (False, "padded")):
         for room in (400, 700, 2048):
             laid_out = losses.batches(step(), layout, "cpu", 360, room)  # type: ignore[arg-type]
-            found = rows_of([step()], room, shared=shared)
+            found = rows_of([step()], room, shared=shared, by_parts=True)
             assert found.passes == len(laid_out)
             assert found.total_tokens == sum(batch.input_ids.numel() for batch in laid_out)
             assert found.longest == max(batch.input_ids.numel() for batch in laid_out)
             assert found.targets == max(batch.targets.numel() for batch in laid_out)
+
+
+def test_part_by_part_a_row_costs_what_its_parts_see() -> None:
+    # A part of more than 256 columns is attended from in equal runs, none of which computes what lies behind it.
+    alone = rows_of([step()], 400, shared=True, by_parts=True)
+    assert (alone.passes, alone.cells, alone.keys) == (5, 180 * 180 + 180 * 360, 180 + 360)
+    assert alone.total_cells == 5 * alone.cells
+    together = rows_of([step()], 700, shared=True, by_parts=True)
+    assert (together.passes, together.cells) == (1, 150 * 150 + 150 * 300 + 5 * 60 * 360)
+    assert together.keys == 150 + 300 + 5 * 360
+    masked = rows_of([step()], 700, shared=True)
+    assert (masked.passes, masked.cells, masked.keys) == (1, 600**2, 0)
+    assert rows_of([step()], 400, shared=False, by_parts=True).keys == 0
 
 
 def test_only_columns_that_see_each_other_count_as_work() -> None:

@@ -24,7 +24,7 @@ from tests.integration.test_train_run import example, write
 torch = pytest.importorskip("torch")
 
 from gaiad.learner import base as bases  # noqa: E402
-from gaiad.learner import device, train  # noqa: E402
+from gaiad.learner import device, losses, train  # noqa: E402
 
 STEPS = 9
 
@@ -113,6 +113,33 @@ def test_a_stop_leaves_a_checkpoint_of_the_very_step_and_says_preempted(
     assert kept == [0, 3]
     result = carried_out(job)
     assert (result.resumed_from, result.weights_sha256) == (3, whole.weights_sha256)
+
+
+@pytest.mark.parametrize(("validation", "step"), [(1, 0), (2, 4), (3, 8), (4, STEPS)])
+def test_a_stop_within_a_validation_waits_for_none_of_it_and_the_next_run_makes_up_for_it(
+    job: Job, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: int, step: int
+) -> None:
+    job = at(job, tmp_path, checkpoint_every_s=1000.0)
+    stop, begun, done = threading.Event(), list[int](), list[float | None]()
+    real = losses.validate
+
+    def validate(model: Any, laid_out: Any, between: Callable[[], None]) -> float | None:
+        begun.append(len(begun))
+        if len(begun) == validation:
+            stop.set()
+        done.append(real(model, laid_out, between))
+        return done[-1]
+
+    monkeypatch.setattr(train, "validate", validate)
+    with pytest.raises(TrainingError, match=f"preempted after step {step} of {STEPS}"):
+        train.train(job, stop, lambda _: None)
+    assert len(done) == validation - 1
+    result = carried_out(job)
+    assert (result.resumed_from, result.weights_sha256) == (step, whole.weights_sha256)
+    assert (result.best_step, result.validation_loss) == (whole.best_step, whole.validation_loss)
+    assert result.base_validation_loss == whole.base_validation_loss
+    # Each validation was made once: the one that was broken off by the run that went on.
+    assert len(done) == 4
 
 
 def test_a_stop_before_the_first_step_is_preempted_too(job: Job, tmp_path: Path) -> None:

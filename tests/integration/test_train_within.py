@@ -173,6 +173,26 @@ def test_memory_that_runs_out_halves_the_rows_and_the_run_goes_on_and_says_so(
     assert result.train_loss == pytest.approx(whole.train_loss, rel=0.02)
 
 
+def test_memory_that_runs_out_in_a_validation_halves_the_rows_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = carried_out(made(tmp_path / "whole"))
+    real, calls = losses.validate, list[int]()
+
+    def hungry(model: Any, laid_out: Any, between: Callable[[], None]) -> float | None:
+        calls.append(max(batch.input_ids.numel() for batch in laid_out))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, laid_out, between)
+
+    monkeypatch.setattr(train, "validate", hungry)
+    result = carried_out(made(tmp_path / "halved"))
+    assert (result.steps, result.tokens) == (STEPS, whole.tokens)
+    assert sum("memory ran out where" in note for note in result.notes) == 1
+    assert max(calls[2:]) < calls[1]
+    assert result.validation_loss == pytest.approx(whole.validation_loss, rel=0.02)
+
+
 def test_a_run_whose_rows_were_halved_goes_on_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = made(tmp_path)
     room = planned(job).row_tokens
