@@ -28,7 +28,7 @@ NAME = "gaiad_parts"
 
 
 class Parts:
-    """The parts of one row, and the masks inside them: made once, used in each layer.
+    """The parts of one row, and the masks inside them: made once for all layers, until they are forgotten.
 
     `pairs` are those of columns that see each other.
     """
@@ -39,6 +39,10 @@ class Parts:
         self.pairs = sum(part.length * (part.length + 1) // 2 for part in parts)
         self.pairs += sum(part.length * parts[part.prefix].length for part in parts if part.prefix is not None)
         self._masks: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
+
+    def forget(self) -> None:
+        """Let go of the masks, as large as what one layer weighs; where they are wanted they are made again."""
+        self._masks.clear()
 
     def mask(self, length: int, width: int, heads: int, like: torch.Tensor) -> torch.Tensor:
         """What is added to scores [..., heads * length, width]: nothing where query i sees key j, else minus infinity.

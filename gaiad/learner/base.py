@@ -33,7 +33,9 @@ _SHARES_PREFIXES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 def load_base(folder: str, device: str, *, quantisation: str) -> Model:
     """Load the frozen base from `folder` on `device`, quantised as said (`nf4` or `bf16`)."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if device == "cpu" and layout_for(folder) == "prefix_shared":
+        options["attn_implementation"] = attention.NAME
     if quantisation == "nf4":
         options["quantization_config"] = hub.BitsAndBytesConfig(
             load_in_4bit=True,
@@ -45,7 +47,6 @@ def load_base(folder: str, device: str, *, quantisation: str) -> Model:
         folder,
         dtype=torch.bfloat16,
         device_map={"": 0 if device == "cuda" else "cpu"},
-        attn_implementation="sdpa" if device == "cuda" else attention.NAME,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,

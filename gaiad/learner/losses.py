@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from gaiad.curriculum import TrainingSpec
-from gaiad.learner.attention import Parts
+from gaiad.learner.attention import NAME, Parts
 from gaiad.learner.flops import Work
 from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
 
@@ -44,6 +44,11 @@ class Batch:
     sides: torch.Tensor | None = None
     pair_weights: torch.Tensor | None = None
     parts: Parts | None = None
+
+    def forget(self) -> None:
+        """Let go of what one pass made for all of its layers."""
+        if self.parts is not None:
+            self.parts.forget()
 
     @property
     def learnt(self) -> torch.Tensor:
@@ -155,6 +160,8 @@ def token_losses(model: Model, batch: Batch) -> torch.Tensor:
     alone = batch.input_ids.shape[0] == 1
     columns = batch.columns if alone else torch.unique(batch.columns)
     parts = {} if batch.parts is None else {"parts": batch.parts}
+    # Another attention would take no notice of them, and let every column see all before it.
+    assert batch.parts is None or model.config._attn_implementation == NAME
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -220,5 +227,6 @@ def validate(model: Model, laid_out: Sequence[Batch], between: Callable[[], None
         for batch in laid_out:
             between()
             total += float(loss_sum(model, batch))
+            batch.forget()
     model.train()
     return total / weight_of(laid_out)

@@ -36,7 +36,7 @@ _ADAPTER = 4 * _FLOAT
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in four bits, an 8-bit scale for 64 of them, and a float32 scale for 256 scales."""
 _LOGIT = 2 * _BF16 + 2 * _FLOAT
-"""A target's logit: as computed, as gathered, in float32, and as a log-probability."""
+"""A target's logit: as computed, as gathered from several rows, in float32, and as a log-probability."""
 _PLACE = 8
 """Where a number was dropped, which dropout keeps on a CPU; on CUDA it keeps a byte of each number."""
 _LAYER = 8
@@ -184,7 +184,7 @@ _AGAIN = 0.65
 def cost(shape: BaseShape, way: Way, kind: Kind) -> float:
     """How long a run takes, in FLOP and what takes as long; only good for comparing ways of one run.
 
-    Attention is counted as its kernels compute it, masked pairs included: that is what long rows cost.
+    Attention is counted as it is computed, masked pairs included: those of whole rows, or of their parts alone.
     """
     rows, passes = way.rows, 2 + _AGAIN if way.checkpointing else 2
     waiting = _STARTING[kind] + (_UNPACKING[kind] if way.quantisation == "nf4" else 0)

@@ -198,6 +198,7 @@ def gradients_of(model: Model, laid_out: Sequence[Batch], spec: TrainingSpec) ->
     for batch in laid_out:
         answers, preference = losses_of(model, batch, spec)
         torch.autograd.backward(answers / tokens + preference * (spec.preference_weight / pairs))
+        batch.forget()
         total += float(answers.detach()) / tokens
     return total
 
@@ -230,14 +231,13 @@ def within(run: Run, work: Callable[[], T]) -> T:
         return work()
 
     def attempt(plan: Plan) -> T:
-        run.configuration = dataclasses.replace(run.configuration, row_tokens=plan.row_tokens, halved=plan.halved)
+        if plan is not run.plan:
+            run.plan = plan
+            run.configuration = dataclasses.replace(run.configuration, row_tokens=plan.row_tokens, halved=plan.halved)
+            run.note(said(plan))
         return work()
 
-    found, after = devices.within(run.plan, run.device, attempt)
-    if after is not run.plan:
-        run.plan = after
-        run.note(said(after))
-    return found
+    return devices.within(run.plan, run.device, attempt)[0]
 
 
 # --- 3. All steps -----------------------------------------------------------------------------------------------------
@@ -267,8 +267,8 @@ def learn(run: Run) -> None:
         run.account.due = run.account.steps % spec.validate_every_steps == 0 or run.account.steps == spec.max_steps
         if not run.account.due:
             run.say(run.progress(None))
-            if time.monotonic() - run.saved_at >= run.job.checkpoint_every_s:
-                run.keep(good=False)
+        if time.monotonic() - run.saved_at >= run.job.checkpoint_every_s:
+            run.keep(good=False)
 
 
 def learn_from(run: Run, chosen: Sequence[TokenExample], *, check: bool) -> str | None:

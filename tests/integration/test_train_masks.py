@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaiad.curriculum import LoraSpec
+from gaiad.curriculum import LoraSpec, TrainingSpec
 from gaiad.learner.packing import Part, TokenExample, plan_rows
 from tests.fakes.tiny_base import adapted, make_tiny_base
 
 torch = pytest.importorskip("torch")
+transformers: Any = pytest.importorskip("transformers")
 
-from gaiad.learner import attention, losses  # noqa: E402
+from gaiad.learner import attention, losses, train  # noqa: E402
 from gaiad.learner import base as bases  # noqa: E402
 
 LORA = LoraSpec(8, 16, 0.0, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+TRAINING = TrainingSpec(400, 4, 4, 5e-4, 1, 0.0, 1.0, "bf16", 2, 3, 7)
 BEGINNINGS = st.sampled_from([(), *(tuple(range(start, start + 70)) for start in (0, 100, 200))])
 EXAMPLES = st.builds(
     lambda beginning, request, answer, weight: TokenExample(beginning + request, answer, weight),
@@ -119,10 +122,39 @@ def test_attention_by_parts_is_attention_under_the_mask(
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_a_base_on_the_cpu_attends_by_parts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "plain", lambda *_, **__: pytest.fail("attended without the parts"))
-    for batch in losses.batches(several_groups(), "prefix_shared", "cpu", 200):
-        losses.loss_sum(model, batch)
+def test_a_base_on_the_cpu_attends_by_parts_or_not_at_all(model: Any) -> None:
+    assert model.config._attn_implementation == attention.NAME
+    (batch, *_) = losses.batches(several_groups(), "prefix_shared", "cpu", 200)
+    assert float(losses.loss_sum(model, batch).detach()) > 0
+    model.set_attn_implementation("sdpa")
+    try:
+        with pytest.raises(AssertionError):
+            losses.loss_sum(model, batch)
+    finally:
+        model.set_attn_implementation(attention.NAME)
+
+
+def test_the_masks_of_a_row_are_forgotten_after_its_pass(model: Any) -> None:
+    laid_out = losses.batches(several_groups(), "prefix_shared", "cpu", 200)
+    losses.validate(model, laid_out)
+    train.gradients_of(model, laid_out, TRAINING)
+    for batch in laid_out:
+        assert batch.parts is not None
+        assert not batch.parts._masks
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon"])
+def test_a_base_that_attends_in_its_own_way_is_left_to_it(tmp_path: Path, family: str) -> None:
+    tiny = transformers.CONFIG_MAPPING[family](
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.AutoModelForCausalLM.from_config(tiny).save_pretrained(tmp_path)
+    assert bases.layout_for(str(tmp_path)) == "padded"
+    if family == "bloom":
+        with pytest.raises(ValueError, match="does not support"):
+            bases.load_base(str(tmp_path), "cpu", quantisation="bf16")
+    else:
+        assert bases.load_base(str(tmp_path), "cpu", quantisation="bf16").config._attn_implementation == "sdpa"
 
 
 def test_attention_dropout_is_that_of_the_base() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 import random
@@ -24,7 +25,7 @@ from tests.integration.test_train_run import example, write
 torch = pytest.importorskip("torch")
 
 from gaiad.learner import base as bases  # noqa: E402
-from gaiad.learner import device, losses, train  # noqa: E402
+from gaiad.learner import device, losses, origins, train  # noqa: E402
 
 STEPS = 9
 
@@ -142,6 +143,22 @@ def test_a_stop_within_a_validation_waits_for_none_of_it_and_the_next_run_makes_
     assert len(done) == 4
 
 
+def test_all_that_a_run_computes_with_is_in_the_digest_of_its_code() -> None:
+    # These say what fits, what was asked and what is told: what follows from them a checkpoint holds. With the others a
+    # dataset is built, whose splits have digests of their own.
+    others = {"base_shape", "child", "flops", "lying", "memory", "origins", "protocol"}
+    others |= {"allotment", "shares", "wholes"}
+    folder = Path(train.__file__).parent
+    wanted = set[str]()
+    for name in origins.CODE:
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gaiad.learner"):
+                below = node.module.removeprefix("gaiad.learner").lstrip(".")
+                wanted |= {below} if below else {alias.name for alias in node.names}
+    assert {"attention", "dropout", "losses"} <= wanted
+    assert wanted - others <= set(origins.CODE)
+
+
 def test_a_stop_before_the_first_step_is_preempted_too(job: Job, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
@@ -218,7 +235,7 @@ def test_a_run_that_never_finds_its_way_ends_with_its_last_good_state_kept(
     with pytest.raises(TrainingError, match="no longer a number in step 5, and going back 2 times did not help"):
         carried_out(at(job, tmp_path))
     kept = sorted(path.name for path in (tmp_path / "kept").glob("*/step-*"))
-    assert kept == ["step-000004.2"]
+    assert kept == ["step-000004.3"]
 
 
 def test_a_disk_that_is_full_in_mid_save_loses_no_step_that_was_saved(
