@@ -49,7 +49,8 @@ format: setup ## put every file into shape
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-bench: model ## every benchmark; each prints one table
+bench: model ## every benchmark; each prints one table (TRL, which one of them compares with, is installed for it)
+	@$(PY) -c 'import datasets, trl' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@for file in $$(ls bench/[a-z]*.py | grep -v -e /proof_ -e _gpu); do name=$$(basename $$file .py); echo "bench: $$name"; $(PY) -m bench.$$name || exit 1; done
 
 bench-gpu: setup ## how fast a 3-4B base is trained on an NVIDIA GPU, and with how much memory

@@ -3,7 +3,7 @@
     python -m bench.proof_full [--folder var/proof-full]
 
 Starts a daemon of its own with the small model, lets it learn once with the `full` profile, and prints what the cycle
-found. Takes about an hour on two cores. Exits 0 only if the candidate was promoted with the margins of the demo.
+found. Takes a quarter of an hour on two cores. Exits 0 only if the candidate was promoted with the margins of the demo.
 """
 
 from __future__ import annotations

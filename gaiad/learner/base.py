@@ -5,8 +5,6 @@ Loads, attaches and writes; it trains nothing and chooses no quantisation.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from gaiad.curriculum import Json, LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
 from gaiad.learner import attention, dropout
+from gaiad.learner import device as devices
 from gaiad.learner.losses import Layout
 from gaiad.learner.protocol import Job
 
@@ -59,16 +58,8 @@ def load_base(folder: str, device: str, *, quantisation: str) -> Model:
         # no gradient through the base. The recipe's `check_gradients` holds it to this.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    _let_go()
+    devices.let_go()
     return base
-
-
-def _let_go() -> None:
-    """Give what loading and quantising held for a moment back to the system: malloc would keep hundreds of MB of it."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def add_lora(base: Model, lora: LoraSpec) -> Model:

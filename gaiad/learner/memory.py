@@ -30,6 +30,9 @@ ROOMS = (512, 1024, 2048, 4096, 8192)
 MARGIN = 1.25
 """How much more than estimated the uncertain part may turn out to be."""
 
+ALIKE = 1.05
+"""Ways whose costs differ by less count as equally fast: they are not known better than that."""
+
 _BF16, _FLOAT = 2, 4
 _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
@@ -203,18 +206,24 @@ def choose(
     *,
     checkpointing: bool | None = None,
 ) -> Plan | Refuse:
-    """Choose the fastest way that fits; `wanted` is the spec's quantisation, `auto` for either.
+    """Choose the fastest way that fits, and of ways that are as fast the one that takes least.
 
-    `choices` is how the run's examples lie in rows of each size that is open; `checkpointing` is None where it is open.
+    `wanted` is the spec's quantisation, `auto` for either. `choices` is how the run's examples lie in rows of each size
+    that is open; `checkpointing` is None where it is open.
     """
     open_ways = [way for way in _ways(wanted, choices) if checkpointing in (None, way.checkpointing)]
     found = [(way, estimate(shape, lora, way, machine.kind)) for way in open_ways]
-    found.sort(key=lambda pair: (cost(shape, pair[0], machine.kind), pair[1].peak_bytes))
     fitting = [pair for pair in found if pair[1].needed_bytes <= machine.budget_bytes]
     if not fitting:
         return _refusal(shape, lora, wanted, choices, machine)
-    way, expected = fitting[0]
-    best, its = found[0]
+
+    def fastest(pairs: Sequence[tuple[Way, Estimate]]) -> tuple[Way, Estimate]:
+        costs = [cost(shape, way, machine.kind) for way, _ in pairs]
+        alike = [pair for pair, its in zip(pairs, costs, strict=True) if its <= min(costs) * ALIKE]
+        return min(alike, key=lambda pair: pair[1].peak_bytes)
+
+    way, expected = fastest(fitting)
+    best, its = fastest(found)
     return Plan(
         way=way,
         estimate=expected,

@@ -106,7 +106,7 @@ class Account:
 class Run:
     """One run and all that it uses; `best` are the weights of its best adapter so far.
 
-    `plan` is what was promised of its memory, None where nothing can be.
+    `plan` is what was promised of its memory, None where nothing can be; `held_before` the bytes before it loaded.
     """
 
     job: Job
@@ -125,6 +125,7 @@ class Run:
     saved_at: float = STARTED
     saved_step: int = -1
     plan: Plan | None = None
+    held_before: int = 0
     gauge: Gauge | None = None
 
     def laid_out(self, examples: Sequence[TokenExample]) -> list[Batch]:
@@ -237,7 +238,9 @@ def within(run: Run, work: Callable[[], T]) -> T:
             run.note(said(plan))
         return work()
 
-    return devices.within(run.plan, run.device, attempt)[0]
+    found, after = devices.within(run.plan, run.device, attempt)
+    devices.hold_down(after, run.held_before, run.device)
+    return found
 
 
 # --- 3. All steps -----------------------------------------------------------------------------------------------------
@@ -388,6 +391,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     configuration = kept or configuration_for(job, device, chosen, plan)
     if isinstance(plan, Plan):
         devices.hold_to(plan, device)
+    before = devices.resident_bytes()
     base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation)
     if configuration.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -396,6 +400,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     optimiser = bases.optimiser_for(model, job.lora, job.training)
     run = Run(job, device, configuration, splits, model, optimiser, shelf, made_of, stop, say)
     run.plan, run.gauge = plan if isinstance(plan, Plan) else None, Gauge.of(job, device)
+    run.held_before = before
     if saved is not None:
         run.put_back(saved)
         run.resumed_from = run.saved_step = saved.step

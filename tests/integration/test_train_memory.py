@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -172,6 +173,31 @@ def test_a_step_that_runs_out_of_memory_is_taken_anew_with_the_same_examples_in_
     assert targets == 5 * 20
     assert (after.row_tokens, after.halved) == (400, True)
     assert device.within(after, "cpu", attempt)[1] is after
+
+
+def test_what_malloc_keeps_is_given_back_where_too_much_of_it_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = dataclasses.replace(planned(800), estimate=memory.Estimate(60 << 20, 0, 0, 0, 0, 0))
+    before = device.resident_bytes()
+    given, real = list[bool](), device.let_go
+
+    def let_go() -> None:
+        given.append(True)
+        real()
+
+    monkeypatch.setattr(device, "let_go", let_go)
+    device.hold_down(plan, before, "cpu")
+    assert not given
+    # Pieces of 64 KB are not mapped one by one, and every second of them that stays keeps its neighbours' room.
+    pieces = [torch.ones(16_384) for _ in range(4_000)]
+    holding = device.resident_bytes()
+    assert holding - before > 200 << 20
+    device.hold_down(plan, before, "cuda")
+    assert not given
+    del pieces[::2]
+    device.hold_down(plan, before, "cpu")
+    assert len(given) == 1
+    assert device.resident_bytes() < holding - (100 << 20)
+    del pieces
 
 
 def test_memory_that_runs_out_twice_ends_the_run_with_what_to_try() -> None:
