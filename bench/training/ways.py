@@ -22,7 +22,7 @@ from gaiad.learner import base as bases
 from gaiad.learner import device as devices
 from gaiad.learner import losses, rendering
 from gaiad.learner import train as recipe
-from gaiad.learner.dropout import GapDropout
+from gaiad.learner.fused import unfuse
 from gaiad.learner.memory import Plan
 from gaiad.learner.packing import TokenExample, plan_steps
 
@@ -79,13 +79,9 @@ def ours(work: Work, pace: Pace) -> None:
 
 
 def as_peft_makes_it(model: Model) -> Model:
-    """Without what gaiad puts in the place of torch's own attention and dropout: the other ways' model."""
+    """With torch's own attention, and layers as PEFT and transformers made them: the other ways' model."""
     model.set_attn_implementation("sdpa")
-    for module in model.modules():
-        drops: Any = getattr(module, "lora_dropout", None)
-        for name, drop in drops.items() if drops is not None else ():
-            if isinstance(drop, GapDropout):
-                drops[name] = torch.nn.Dropout(drop.p)
+    unfuse(model)
     return model
 
 

@@ -4,7 +4,7 @@ A row of `packing` consists of parts: a prefix, and the rests that see it and th
 makes a kernel compute all pairs of columns, most of which never see each other. Here each part is multiplied by the
 keys that it sees and by no others, as Prefix Grouper does (arXiv 2506.05433), in plain products of matrices: torch's
 kernel of fused attention for CPUs has none in bf16 for the way back that is as fast. Scores are rounded to the base's
-own type before the softmax, as in the eager attention of transformers.
+own type before the softmax, as in the eager attention of transformers, and the way back is written out.
 
 The trainer's way on a CPU. Chooses no rows, and decides nothing about who sees whom.
 """
@@ -12,15 +12,16 @@ The trainer's way on a CPU. Chooses no rows, and decides nothing about who sees 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from gaiad.learner.packing import Part
+from gaiad.learner.packing import Block, Part, blocks_of
 
+Context: TypeAlias = Any
 plain: Any = sdpa_attention_forward  # its own types say less than this
 
 NAME = "gaiad_parts"
@@ -34,10 +35,8 @@ class Parts:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.all = tuple(parts)
-        self.lengths = [part.length for part in parts]
-        self.pairs = sum(part.length * (part.length + 1) // 2 for part in parts)
-        self.pairs += sum(part.length * parts[part.prefix].length for part in parts if part.prefix is not None)
+        self.blocks = blocks_of(parts)
+        self.pairs = sum(one.length * one.width - one.length * (one.length - 1) // 2 for one in self.blocks)
         self._masks: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
 
     def forget(self) -> None:
@@ -76,23 +75,67 @@ def attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
         return whole
-    kinds, width = key.shape[1], query.shape[3]
-    heads = query.shape[1] // kinds
-    scale = width**-0.5 if scaling is None else scaling
-    queries = query[0].unflatten(0, (kinds, heads)).split(parts.lengths, dim=2)
-    keys, values = key[0].split(parts.lengths, dim=1), value[0].split(parts.lengths, dim=1)
-    found: list[torch.Tensor] = []
-    for part, asking, own_keys, own_values in zip(parts.all, queries, keys, values, strict=True):
-        for first, stop in part.blocks:
-            block, seen, held = asking[:, :, first:stop].flatten(1, 2), own_keys[:, :stop], own_values[:, :stop]
-            if part.prefix is not None:
-                seen, held = torch.cat([keys[part.prefix], seen], dim=1), torch.cat([values[part.prefix], held], dim=1)
-            mask = parts.mask(stop - first, seen.shape[1], heads, block)
-            weights = torch.softmax(torch.baddbmm(mask, block, seen.transpose(1, 2), alpha=scale), dim=-1)
-            if dropout:
-                weights = torch.nn.functional.dropout(weights, dropout, training=module.training)
-            found.append(torch.bmm(weights, held).unflatten(1, (heads, -1)))
-    return torch.cat(found, dim=2).flatten(0, 1).transpose(0, 1)[None].contiguous(), None
+    assert not dropout, "a base that drops in attention is trained without sharing prefixes"
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    found: torch.Tensor = Attended.apply(query[0], key[0], value[0], parts, scale)
+    return found[None], None
+
+
+class Attended(torch.autograd.Function):  # type: ignore[misc]
+    """Each part's queries against the keys that it sees: query [heads, columns, width], key and value with fewer heads.
+
+    Returns [columns, heads, width]. Only the weights are kept; gradients of keys that several parts see are summed in
+    float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: Parts, scale: float
+    ) -> torch.Tensor:
+        """Weigh the values."""
+        asking = query.unflatten(0, (len(key), -1))
+        out = query.new_empty(query.shape[1], *asking.shape[:2], value.shape[2])
+        kept: list[torch.Tensor] = []
+        for one in parts.blocks:
+            block, keys = asking[:, :, one.columns].flatten(1, 2), _seen(key, one)
+            mask = parts.mask(one.length, one.width, asking.shape[1], block)
+            weights = torch.softmax(torch.baddbmm(mask, block, keys.transpose(1, 2), alpha=scale), dim=-1)
+            kept.append(weights)
+            out[one.columns] = torch.bmm(weights, _seen(value, one)).unflatten(1, (-1, one.length)).permute(2, 0, 1, 3)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.parts, ctx.scale = parts, scale
+        return out.flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Context, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of queries, keys and values."""
+        query, key, value, *kept = ctx.saved_tensors
+        asking = query.unflatten(0, (len(key), -1))
+        coming = slope.unflatten(1, asking.shape[:2]).permute(1, 2, 0, 3)
+        of_queries = torch.empty_like(asking, memory_format=torch.contiguous_format)
+        wide = torch.promote_types(key.dtype, torch.float32)
+        of_keys, of_values = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
+        for one, weights in zip(ctx.parts.blocks, kept, strict=True):
+            block, back = asking[:, :, one.columns].flatten(1, 2), coming[:, :, one.columns].flatten(1, 2)
+            _add(of_values, one, torch.bmm(weights.transpose(1, 2), back))
+            back = torch.bmm(back, _seen(value, one).transpose(1, 2))
+            scores = torch.ops.aten._softmax_backward_data(back, weights, -1, weights.dtype).mul_(ctx.scale)
+            of_queries[:, :, one.columns] = torch.bmm(scores, _seen(key, one)).unflatten(1, (-1, one.length))
+            _add(of_keys, one, torch.bmm(scores.transpose(1, 2), block))
+        return of_queries.flatten(0, 1), of_keys.to(key.dtype), of_values.to(value.dtype), None, None
+
+
+def _seen(columns: torch.Tensor, block: Block) -> torch.Tensor:
+    """Those of [heads, columns, width] that a block sees."""
+    first, *more = [columns[:, one] for one in block.seen]
+    return torch.cat([first, *more], dim=1) if more else first
+
+
+def _add(sums: torch.Tensor, block: Block, terms: torch.Tensor) -> None:
+    """Add to the columns that a block sees."""
+    lengths = [one.stop - one.start for one in block.seen]
+    for one, its in zip(block.seen, terms.split(lengths, dim=1), strict=True):
+        sums[:, one] += its
 
 
 AttentionInterface.register(NAME, attend)

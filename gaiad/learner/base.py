@@ -19,15 +19,15 @@ from safetensors.torch import save_file
 
 from gaiad.curriculum import Json, LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
-from gaiad.learner import attention, dropout
+from gaiad.learner import attention
 from gaiad.learner import device as devices
+from gaiad.learner.answer_loss import LLAMA_LIKE
+from gaiad.learner.fused import fuse
 from gaiad.learner.losses import Layout
 from gaiad.learner.protocol import Job
 
 Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
-
-_SHARES_PREFIXES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def load_base(folder: str, device: str, *, quantisation: str) -> Model:
@@ -78,16 +78,20 @@ def add_lora(base: Model, lora: LoraSpec) -> Model:
     except ValueError as error:
         names = ", ".join(lora.target_modules)
         raise TrainingError(f"no LoRA fits {names} of this base: {error}", hint="see lora.target_modules") from error
-    dropout.draw_gaps(model)
+    if model.device.type == "cpu":
+        fuse(model)
     return model
 
 
 def layout_for(folder: str) -> Layout:
-    """Say whether this architecture can share prefixes: plain full attention that takes our mask as it is."""
+    """Say whether this architecture can share prefixes: plain full attention that takes our mask as it is, and drops
+    nothing.
+    """
     config = hub.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kinds = getattr(config, "layer_types", None)
     full = set(kinds) == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)
-    return "prefix_shared" if full and config.model_type in _SHARES_PREFIXES else "padded"
+    full = full and not getattr(config, "attention_dropout", 0.0)
+    return "prefix_shared" if full and config.model_type in LLAMA_LIKE else "padded"
 
 
 def trained_weights(model: Model) -> dict[str, torch.nn.Parameter]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from gaiad.curriculum import TrainingSpec
+from gaiad.learner.answer_loss import AnswerLosses, fusable
 from gaiad.learner.attention import NAME, Parts
 from gaiad.learner.flops import Work
 from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
@@ -156,19 +157,23 @@ def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[
 
 def token_losses(model: Model, batch: Batch) -> torch.Tensor:
     """Each target's cross-entropy in nats; only columns that predict one go through the vocabulary."""
+    parts = {} if batch.parts is None else {"parts": batch.parts}
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+        **parts,
+    }
+    # Another attention would take no notice of them, and let every column see all before it.
+    assert batch.parts is None or model.config._attn_implementation == NAME
+    if fusable(model):
+        hidden = model.get_decoder()(**inputs).last_hidden_state[batch.rows, batch.columns]
+        losses: torch.Tensor = AnswerLosses.apply(hidden, model.get_output_embeddings().weight, batch.targets)
+        return losses
     # Of one row each target has a column of its own, in order.
     alone = batch.input_ids.shape[0] == 1
     columns = batch.columns if alone else torch.unique(batch.columns)
-    parts = {} if batch.parts is None else {"parts": batch.parts}
-    # Another attention would take no notice of them, and let every column see all before it.
-    assert batch.parts is None or model.config._attn_implementation == NAME
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=columns,
-        **parts,
-    ).logits
+    logits = model(logits_to_keep=columns, **inputs).logits
     chosen = logits[0] if alone else logits[batch.rows, torch.searchsorted(columns, batch.columns)]
     return torch.nn.functional.cross_entropy(chosen.float(), batch.targets, reduction="none")
 

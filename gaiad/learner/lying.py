@@ -9,16 +9,16 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
+from gaiad.learner.packing import Row, TokenExample, blocks_of, plan_pairs, plan_rows, rejected_side, single_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A run laid out in rows with `room` tokens.
 
-    Of the largest pass: `longest` tokens, `cells` that attention computes, `targets` that predict an answer's token,
-    `keys` that its parts see, where attention goes part by part (0: it goes by a mask over the whole row). Over all
-    `passes`: the sums. `least` is the longest example, which no row can be shorter than.
+    Of the largest pass: `longest` tokens, `cells` that attention computes, `targets` that predict an answer's token.
+    Over all `passes`: the sums. `least` is the longest example, which no row can be shorter than. `by_parts` says that
+    attention goes part by part (else by a mask over the whole row).
     """
 
     room: int
@@ -30,7 +30,7 @@ class Rows:
     total_cells: int
     total_targets: int
     passes: int
-    keys: int = 0
+    by_parts: bool = False
 
     def at(self, tokens: int) -> Rows:
         """The same run as if no example, and so no row, had more than `tokens`: to say what would fit."""
@@ -42,7 +42,6 @@ class Rows:
             longest=round(self.longest * part),
             cells=round(self.cells * part * part),
             targets=min(self.targets, tokens),
-            keys=round(self.keys * part),
         )
 
 
@@ -50,29 +49,19 @@ def rows_of(steps: Sequence[Sequence[TokenExample]], room: int, *, shared: bool,
     """Lay out all steps of a run: sharing prefixes (and attention going part by part), or padded to the longest."""
     least = max((longest_of(example) for step in steps for example in step), default=0)
     room = max(room, least)
-    longest = cells = keys = targets = tokens = all_cells = all_targets = passes = 0
+    by_parts = shared and by_parts
+    longest = cells = targets = tokens = all_cells = all_targets = passes = 0
     for step in steps:
         for rows in _passes(step, room, shared=shared):
             width = max(len(row.tokens) for row in rows)
-            area, square, seen = len(rows) * width, len(rows) * width * width, 0
-            if shared and by_parts:
-                square, seen = _by_parts(rows[0])
+            area, square = len(rows) * width, len(rows) * width * width
+            if by_parts:
+                square = sum(block.length * block.width for block in blocks_of(rows[0].parts))
             aims = sum(len(row.targets) for row in rows)
-            longest, cells, keys, targets = max(longest, area), max(cells, square), max(keys, seen), max(targets, aims)
+            longest, cells, targets = max(longest, area), max(cells, square), max(targets, aims)
             tokens, all_cells, all_targets = tokens + area, all_cells + square, all_targets + aims
             passes += 1
-    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes, keys)
-
-
-def _by_parts(row: Row) -> tuple[int, int]:
-    """The cells that a row's parts compute, and the keys that they see."""
-    parts = row.parts
-    cells = seen = 0
-    for part in parts:
-        before = parts[part.prefix].length if part.prefix is not None else 0
-        for first, stop in part.blocks:
-            cells, seen = cells + (stop - first) * (before + stop), seen + before + stop
-    return cells, seen
+    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes, by_parts)
 
 
 def longest_of(example: TokenExample) -> int:

@@ -38,8 +38,10 @@ _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in four bits, an 8-bit scale for 64 of them, and a float32 scale for 256 scales."""
+LOGITS_AT_ONCE = 64
+"""How many targets' logits are there at the same time."""
 _LOGIT = 2 * _BF16 + 2 * _FLOAT
-"""A target's logit: as computed, as gathered from several rows, in float32, and as a log-probability."""
+"""A target's logit: as computed, in float32, as its share of the sum, and as its slope."""
 _PLACE = 8
 """Where a number was dropped, which dropout keeps on a CPU; on CUDA it keeps a byte of each number."""
 _LAYER = 8
@@ -48,6 +50,8 @@ _HELD_BACK = 10
 """How many layers' worth of kept activations malloc holds back in holes on a CPU, whatever the number of layers."""
 _CUDA_HELD_BACK = 128 << 20
 """What CUDA's libraries and the rounding of its allocator take, by arithmetic."""
+_SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Projections that others' input goes into too."""
 _GiB = 1 << 30
 
 
@@ -127,13 +131,14 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     """Say how much memory a run takes at its peak."""
     rows = way.rows
     per_weight = _NF4 if way.quantisation == "nf4" else _BF16
-    kept = kept_per_token(shape, lora, kind, by_parts=rows.keys > 0)
-    held = rows.longest * (shape.layers * kept + _FLOAT * shape.hidden)
+    kept = kept_per_token(shape, lora, kind, by_parts=rows.by_parts)
+    last = (_FLOAT if kind == "cuda" else _BF16) * shape.hidden
+    held = rows.longest * (shape.layers * kept + last)
     layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden) + _unpacked(shape, way)
     masks = _attending(shape, rows, shape.layers)
-    seen = _attending(shape, rows, 1) if rows.keys else 0
+    seen = masks // shape.layers if rows.by_parts else 0
     if way.checkpointing:
-        held = rows.longest * (shape.layers * _BF16 + _FLOAT) * shape.hidden
+        held = rows.longest * (shape.layers * _BF16 * shape.hidden + last)
         layer += rows.longest * kept
         masks = _attending(shape, rows, 1)
     return Estimate(
@@ -141,34 +146,36 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
         adapter=_ADAPTER * shape.lora_weights(lora),
         activations=held,
         masks=masks,
-        passing=max(_LOGIT * shape.vocabulary * rows.targets, layer),
+        passing=max(_LOGIT * shape.vocabulary * min(rows.targets, LOGITS_AT_ONCE), layer),
         slack=_HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
     )
 
 
 def _attending(shape: BaseShape, rows: Rows, layers: int) -> int:
-    """What attention keeps in so many layers: a mask of the whole row, or part by part the weights of each query head
-    and the keys and values that a part sees.
-    """
-    if not rows.keys:
-        return (1 + _BF16 * layers) * rows.cells
-    return _BF16 * layers * (shape.heads * rows.cells + 2 * shape.keys * rows.keys)
+    """What attention keeps in so many layers: a mask of the whole row, or part by part each query head's weights."""
+    return _BF16 * layers * shape.heads * rows.cells if rows.by_parts else (1 + _BF16 * layers) * rows.cells
 
 
 def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool) -> int:
     """Bytes that a layer keeps of each token for the way back, with the base frozen.
 
-    Norms keep their input in float32; attention its queries, keys and values (repeated for each query head) and what
-    comes out, or part by part the queries alone and what `_attending` counts; the feed-forward part the gate before and
-    after its curve, and what it multiplies. A frozen projection keeps nothing; a LoRA keeps what goes into it in
-    float32, what of it was dropped, and its own middle.
+    Norms keep their input, attention its queries, keys and values (repeated for each query head, unless it goes by
+    parts) and what comes out, the feed-forward part its gate and what that multiplies. A frozen projection keeps
+    nothing; a LoRA keeps its own middle, what was dropped, and what goes into it, which several have in common. On
+    CUDA, where layers compute as PEFT and transformers made them, norms and LoRAs keep their input in float32, each its
+    own, and the feed-forward part its gate before and after the curve.
     """
-    norms = 2 * _FLOAT * shape.hidden
-    attention = _BF16 * shape.queries if by_parts else 4 * _BF16 * shape.queries + _FLOAT * shape.heads
-    forward = 3 * _BF16 * shape.intermediate
-    into = _FLOAT + (_PLACE * lora.dropout if kind == "cpu" else float(lora.dropout > 0))
-    adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in shape.adapted(lora).values())
-    return norms + attention + forward + round(adapters)
+    adapted, attention = shape.adapted(lora), 4 * _BF16 * shape.queries + _FLOAT * shape.heads
+    if kind == "cuda":
+        into = _FLOAT + float(lora.dropout > 0)
+        adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in adapted.values())
+        return 2 * _FLOAT * shape.hidden + attention + 3 * _BF16 * shape.intermediate + round(adapters)
+    if by_parts:
+        attention = _BF16 * (shape.queries + 2 * shape.keys)
+    inputs = {_SAME_INPUT.get(name, name): wide for name, (wide, _) in adapted.items()}
+    adapters = sum(_PLACE * lora.dropout * wide + _FLOAT * lora.rank for wide, _ in adapted.values())
+    held = 2 * shape.hidden + 2 * shape.intermediate + sum(inputs.values())
+    return _BF16 * held + 2 * _FLOAT + attention + round(adapters)
 
 
 def _unpacked(shape: BaseShape, way: Way) -> int:

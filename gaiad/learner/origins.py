@@ -19,7 +19,20 @@ import torch
 from gaiad.learner.protocol import Job
 
 CODE = (
-    *("attention", "base", "checkpoint", "dataset", "device", "dropout", "example", "likeness", "losses", "packing"),
+    *(
+        "answer_loss",
+        "attention",
+        "base",
+        "checkpoint",
+        "dataset",
+        "device",
+        "dropout",
+        "example",
+        "fused",
+        "likeness",
+        "losses",
+        "packing",
+    ),
     *("rendering", "snapshot", "steadiness", "train", "usage"),
 )
 """The modules that decide what a run computes."""

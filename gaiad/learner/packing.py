@@ -64,6 +64,41 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Columns of a row that are attended from in one product, and the columns that the last of them sees, as slices; of
+    these the block's own are the last.
+    """
+
+    columns: slice
+    seen: tuple[slice, ...]
+
+    @property
+    def length(self) -> int:
+        """How many columns are attended from."""
+        return int(self.columns.stop - self.columns.start)
+
+    @property
+    def width(self) -> int:
+        """How many are seen by the last of them."""
+        return sum(one.stop - one.start for one in self.seen)
+
+
+def blocks_of(parts: Sequence[Part]) -> tuple[Block, ...]:
+    """All blocks of a row, from its first column to its last."""
+    starts = [0, *itertools.accumulate(part.length for part in parts)]
+    found: list[Block] = []
+    for part, start in zip(parts, starts, strict=False):
+        before = None if part.prefix is None else slice(starts[part.prefix], starts[part.prefix + 1])
+        for first, stop in part.blocks:
+            own = slice(start, start + stop)
+            seen = (own,) if before is None else (before, own)
+            if before is not None and before.stop == start:
+                seen = (slice(before.start, own.stop),)
+            found.append(Block(slice(start + first, own.stop), seen))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One sequence for the network. Column q sees column k when k <= q, their groups are equal and the branch of k is
     0 (a shared prefix) or that of q.

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
-
-from gaiad.curriculum import LoraSpec
-from tests.fakes.tiny_base import adapted, make_tiny_base
 
 torch = pytest.importorskip("torch")
 
@@ -46,39 +42,3 @@ def test_too_few_gaps_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> N
     places = dropout.dropped(COUNT, 0.05)
     assert abs(len(places) - COUNT * 0.05) < 5 * math.sqrt(COUNT * 0.05 * 0.95)
     assert bool((places[1:] > places[:-1]).all())
-
-
-def test_the_way_back_passes_what_the_way_there_passed() -> None:
-    torch.manual_seed(4)
-    drop = dropout.GapDropout(0.3).train()
-    inputs = torch.randn(2, 30, 40, requires_grad=True)
-    found = drop(inputs)
-    kept = found != 0
-    torch.testing.assert_close(found[kept], inputs[kept] / 0.7)
-    (gradient,) = torch.autograd.grad(found, inputs, torch.ones_like(found))
-    torch.testing.assert_close(gradient, kept / 0.7)
-    assert 0.2 < 1 - float(kept.float().mean()) < 0.4
-
-
-def test_nothing_is_dropped_but_in_training_and_the_seed_decides() -> None:
-    drop, inputs = dropout.GapDropout(0.5), torch.ones(100)
-    assert torch.equal(drop.eval()(inputs), inputs)
-    torch.manual_seed(5)
-    first = drop.train()(inputs)
-    second = drop(inputs)
-    torch.manual_seed(5)
-    assert torch.equal(drop(inputs), first)
-    assert not torch.equal(first, second)
-
-
-def test_an_adapter_drops_by_gaps_where_its_spec_has_dropout(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = make_tiny_base(tmp_path_factory.mktemp("tiny"), seed=3)
-
-    def drops(p: float) -> list[Any]:
-        model = adapted(folder, LoraSpec(8, 16, p, ("q_proj", "v_proj")))
-        return [module for module in model.modules() if isinstance(module, dropout.GapDropout)]
-
-    with_dropout = drops(0.05)
-    assert {module.p for module in with_dropout} == {0.05}
-    assert len(with_dropout) >= 2
-    assert not drops(0.0)
