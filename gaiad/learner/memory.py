@@ -21,6 +21,7 @@ from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse
 from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.lying import Rows
+from gaiad.learner.packing import SIDE
 
 Kind: TypeAlias = Literal["cpu", "cuda"]
 Quantisation: TypeAlias = Literal["nf4", "bf16"]
@@ -46,6 +47,8 @@ _LAYER = 8
 """Numbers in bf16 that a layer holds for a moment on the way back, for each of its intermediate and hidden widths."""
 _HELD_BACK = 10
 """How many layers' worth of kept activations malloc holds back in holes on a CPU, whatever the number of layers."""
+_BLOCK = 4 * 4
+"""A block of a row's square, where attention goes by blocks: four lists of numbers in 32 bits have room for each."""
 _CUDA_HELD_BACK = 128 << 20
 """What CUDA's libraries and the rounding of its allocator take, by arithmetic."""
 _GiB = 1 << 30
@@ -127,7 +130,7 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     """Say how much memory a run takes at its peak."""
     rows = way.rows
     per_weight = _NF4 if way.quantisation == "nf4" else _BF16
-    kept = kept_per_token(shape, lora, kind, by_parts=rows.keys > 0)
+    kept = kept_per_token(shape, lora, kind, by_parts=rows.keys > 0, by_blocks=rows.blocks > 0)
     held = rows.longest * (shape.layers * kept + _FLOAT * shape.hidden)
     layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden) + _unpacked(shape, way)
     masks = _attending(shape, rows, shape.layers)
@@ -148,23 +151,28 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
 
 def _attending(shape: BaseShape, rows: Rows, layers: int) -> int:
     """What attention keeps in so many layers: a mask of the whole row, or part by part the weights of each query head
-    and the keys and values that a part sees.
+    and the keys and values that a part sees, or by blocks for all layers together which of them hold a pair.
     """
+    if rows.blocks:
+        side = -(-rows.longest // SIDE)
+        return _BLOCK * side * side
     if not rows.keys:
         return (1 + _BF16 * layers) * rows.cells
     return _BF16 * layers * (shape.heads * rows.cells + 2 * shape.keys * rows.keys)
 
 
-def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool) -> int:
+def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool, by_blocks: bool = False) -> int:
     """Bytes that a layer keeps of each token for the way back, with the base frozen.
 
     Norms keep their input in float32; attention its queries, keys and values (repeated for each query head) and what
-    comes out, or part by part the queries alone and what `_attending` counts; the feed-forward part the gate before and
-    after its curve, and what it multiplies. A frozen projection keeps nothing; a LoRA keeps what goes into it in
-    float32, what of it was dropped, and its own middle.
+    comes out, or part by part the queries alone and what `_attending` counts, or by blocks all of it without repeating
+    anything; the feed-forward part the gate before and after its curve, and what it multiplies. A frozen projection
+    keeps nothing; a LoRA keeps what goes into it in float32, what of it was dropped, and its own middle.
     """
     norms = 2 * _FLOAT * shape.hidden
     attention = _BF16 * shape.queries if by_parts else 4 * _BF16 * shape.queries + _FLOAT * shape.heads
+    if by_blocks:
+        attention = 2 * _BF16 * (shape.queries + shape.keys) + _FLOAT * shape.heads
     forward = 3 * _BF16 * shape.intermediate
     into = _FLOAT + (_PLACE * lora.dropout if kind == "cpu" else float(lora.dropout > 0))
     adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in shape.adapted(lora).values())
@@ -187,7 +195,7 @@ _AGAIN = 0.65
 def cost(shape: BaseShape, way: Way, kind: Kind) -> float:
     """How long a run takes, in FLOP and what takes as long; only good for comparing ways of one run.
 
-    Attention is counted as it is computed, masked pairs included: those of whole rows, or of their parts alone.
+    Attention is counted as it is computed, masked pairs included: those of whole rows, or of parts or blocks alone.
     """
     rows, passes = way.rows, 2 + _AGAIN if way.checkpointing else 2
     waiting = _STARTING[kind] + (_UNPACKING[kind] if way.quantisation == "nf4" else 0)

@@ -19,8 +19,8 @@ import torch
 from gaiad.learner.protocol import Job
 
 CODE = (
-    *("attention", "base", "checkpoint", "dataset", "device", "dropout", "example", "likeness", "losses", "packing"),
-    *("rendering", "snapshot", "steadiness", "train", "usage"),
+    *("attention", "base", "checkpoint", "dataset", "device", "dropout", "example", "flex", "flex_check", "likeness"),
+    *("losses", "packing", "rendering", "snapshot", "steadiness", "train", "usage"),
 )
 """The modules that decide what a run computes."""
 

@@ -7,14 +7,18 @@ sequences. Groups of a row do not see each other. Decides on token lists alone; 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 MIN_PREFIX_TOKENS = 64
 _WINDOW_STEPS = 32
 _BLOCK_COLUMNS = 256
+SIDE = 128
+"""How many columns a block has either way, where attention goes by blocks of a row's square (`Row.blocks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,29 @@ class Row:
             found.append(Part(sum(1 for _ in columns), prefixes.get(group) if branch else None))
         return tuple(found)
 
+    @property
+    def blocks(self) -> Counter[tuple[int, int]]:
+        """The same rule for blocks of `SIDE` x `SIDE` columns: in how many pairs of block (i, j) a column of run i sees
+        one of run j. Blocks without any are not in it.
+        """
+        found: Counter[tuple[int, int]] = Counter()
+        starts: list[int] = []
+        parts = self.parts
+        for part in parts:
+            begin = starts[-1] + parts[len(starts) - 1].length if starts else 0
+            starts.append(begin)
+            for run in range(begin // SIDE, -(-(begin + part.length) // SIDE)):
+                first = max(begin, run * SIDE)
+                asking = min(begin + part.length, (run + 1) * SIDE) - first
+                seen = [(begin, first)]
+                if part.prefix is not None:
+                    seen.append((starts[part.prefix], starts[part.prefix] + parts[part.prefix].length))
+                for low, high in seen:
+                    for other in range(low // SIDE, -(-high // SIDE) if high > low else 0):
+                        found[run, other] += asking * (min(high, (other + 1) * SIDE) - max(low, other * SIDE))
+                found[run, run] += asking * (asking + 1) // 2
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -138,6 +165,18 @@ def plan_pairs(
 def rejected_side(pair: TokenExample) -> TokenExample:
     """The pair's request with the answer that is to be kept off."""
     return TokenExample(pair.prompt, pair.rejected, pair.weight)
+
+
+def in_blocks(row: Row) -> Row:
+    """The row filled up to whole blocks, two at least, with columns of a group of their own, which no other sees."""
+    spare = max(2 * SIDE, -(-len(row.tokens) // SIDE) * SIDE) - len(row.tokens)
+    return dataclasses.replace(
+        row,
+        tokens=row.tokens + (0,) * spare,
+        positions=row.positions + (0,) * spare,
+        groups=row.groups + (max(row.groups, default=0) + 1,) * spare,
+        branches=row.branches + (0,) * spare,
+    )
 
 
 def single_rows(examples: Sequence[TokenExample]) -> tuple[Row, ...]:

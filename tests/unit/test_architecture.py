@@ -76,8 +76,9 @@ LAYERS: dict[int, str] = {
         cli.scene cli.status cli.train cli.watch
     """,
     CHILD: """
-        learner.attention learner.base learner.checkpoint learner.child learner.device learner.dropout learner.losses
-        learner.origins learner.parity_child learner.rendering learner.snapshot learner.train learner.usage
+        learner.attention learner.base learner.checkpoint learner.child learner.device learner.dropout learner.flex
+        learner.flex_check learner.losses learner.origins learner.parity_child learner.rendering learner.snapshot
+        learner.train learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
