@@ -8,7 +8,7 @@ trainer loads any. A thousand examples of up to 1,024 tokens are those of choosi
 request, an answer. Each is learnt from once, by the trainer's own plan, layout and steps, while the allocator is held
 to `--cap-gib`; where memory runs out, rows are halved once, and that is told. The share of the device's peak counts
 what `gaiad.learner.flops` says and nothing that is computed again. Seconds are those of the steps; loading stands
-beside them.
+beside them. Attention goes by blocks where the trainer's own check finds that to work, and the table says how it went.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from gaiad.learner.checkpoint import Shelf
 from gaiad.learner.flops import Work, share_of_peak, training_flops
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
-from gaiad.learner.usage import Configuration
+from gaiad.learner.usage import Configuration, attending
 
 hub: Any = transformers  # its own types say less than this
 
@@ -86,7 +86,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `share` is None where the device's peak is not known; `notes` are the plan's sentences."""
+    """One line of the table. `share` is None where the device's peak is not known. `attention` goes by `blocks` or a
+    `mask` on a GPU, by `parts` on a CPU; `notes` are the plan's sentences, and why it goes so.
+    """
 
     quantisation: str
     checkpointing: bool
@@ -100,6 +102,7 @@ class Row:
     share: float | None
     peak_bytes: int
     expected_bytes: int
+    attention: str
     notes: tuple[str, ...]
 
 
@@ -146,16 +149,21 @@ def epoch(size: Size) -> list[list[TokenExample]]:
     return [[examples[index] for index in chosen] for chosen in order]
 
 
-def loaded(folder: Path, spec: TrainingSpec, plan: memory.Plan, device: str, shelf: Path) -> train.Run:
+def loaded(
+    folder: Path, spec: TrainingSpec, plan: memory.Plan, device: str, shelf: Path, *, by_blocks: bool
+) -> train.Run:
     """The base and a fresh adapter, ready for the first step."""
-    base = bases.load_base(str(folder), device, quantisation=plan.way.quantisation)
+    way = plan.way
+    base = bases.load_base(str(folder), device, quantisation=way.quantisation, by_blocks=by_blocks)
     if plan.way.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model = bases.add_lora(base, LORA).train()
     return train.Run(
         job=Job(str(folder), "", "", "", LORA, spec),
         device=device,
-        configuration=Configuration(plan.way.quantisation, "prefix_shared", plan.row_tokens, plan.way.checkpointing),
+        configuration=Configuration(
+            way.quantisation, "prefix_shared", plan.row_tokens, way.checkpointing, by_blocks=by_blocks
+        ),
         splits=train.Splits((), (), ()),
         model=model,
         optimiser=bases.optimiser_for(model, LORA, spec),
@@ -168,7 +176,10 @@ def loaded(folder: Path, spec: TrainingSpec, plan: memory.Plan, device: str, she
 
 def one(run: train.Run, step: Sequence[TokenExample], plan: memory.Plan) -> Work:
     """One step of the trainer's, and what went through the network; masked pairs and padding are not seen."""
-    laid_out = losses.batches(step, "prefix_shared", run.device, plan.least_tokens, plan.row_tokens)
+    by_blocks = run.configuration.by_blocks
+    laid_out = losses.batches(
+        step, "prefix_shared", run.device, plan.least_tokens, plan.row_tokens, by_blocks=by_blocks
+    )
     wrong = train.one_step(run, laid_out, check=run.account.steps == 0)
     if wrong is not None:
         raise TrainingError(wrong, hint="look at the shape and the examples of this bench")
@@ -181,14 +192,15 @@ def one(run: train.Run, step: Sequence[TokenExample], plan: memory.Plan) -> Work
 def measured(folder: Path, size: Size, quantisation: str, device: str, limits: Limits) -> Row:
     """Load the base in one quantisation and learn from every example once."""
     spec, steps = dataclasses.replace(size.spec, quantisation=quantisation), epoch(size)
+    by_blocks, attended = attending(str(folder), device, "prefix_shared")
     machine = devices.machine(device, round(limits.cap_gib * GIB))
-    plan = devices.planned(str(folder), LORA, quantisation, steps, machine, shared=True)
+    plan = devices.planned(str(folder), LORA, quantisation, steps, machine, shared=True, by_blocks=by_blocks)
     if isinstance(plan, Refuse):
         raise TrainingError(plan.reason, hint=plan.hint)
-    notes = [memory.said(plan)]
+    notes = [memory.said(plan), *([attended] if attended else [])]
     devices.hold_to(plan, device)
     began = time.monotonic()
-    run = loaded(folder, spec, plan, device, folder.parent / f"shelf-{quantisation}")
+    run = loaded(folder, spec, plan, device, folder.parent / f"shelf-{quantisation}", by_blocks=by_blocks)
     work, ready = Work(0, 0, 0), time.monotonic()
     for step in steps:
         done, after = devices.within(plan, device, functools.partial(one, run, step))
@@ -213,6 +225,7 @@ def measured(folder: Path, size: Size, quantisation: str, device: str, limits: L
         share=share_of_peak(training_flops(size.shape, LORA, work), seconds, limits.peak_flops),
         peak_bytes=devices.peak_memory_bytes(device),
         expected_bytes=plan.estimate.peak_bytes,
+        attention="blocks" if by_blocks else "parts" if device == "cpu" else "mask",
         notes=tuple(notes),
     )
 
@@ -236,14 +249,15 @@ def as_table(found: Sequence[Row], heading: str, *, smoke: bool) -> str:
     """The table, what the plans said, and how far the aims were reached."""
     lines = [
         heading,
-        f"{'':6}{'again':>6}{'row':>7}{'load s':>8}{'s':>9}{'tokens/s':>10}{'of peak':>9}{'GiB':>7}{'said':>7}",
+        f"{'':6}{'again':>6}{'attention':>11}{'row':>7}{'load s':>8}"
+        f"{'s':>9}{'tokens/s':>10}{'of peak':>9}{'GiB':>7}{'said':>7}",
     ]
     for row in found:
         share = "-" if row.share is None else f"{row.share:.1%}"
         sizes = f"{row.peak_bytes / GIB:7.2f}{row.expected_bytes / GIB:7.2f}"
         again = "yes" if row.checkpointing else "no"
         lines.append(
-            f"{row.quantisation:6}{again:>6}{row.row_tokens:7}{row.load_s:8.1f}{row.seconds:9.2f}"
+            f"{row.quantisation:6}{again:>6}{row.attention:>11}{row.row_tokens:7}{row.load_s:8.1f}{row.seconds:9.2f}"
             f"{row.tokens_per_s:10,.0f}{share:>9}{sizes}"
         )
     lines += [f"{row.quantisation}: {note}" for row in found for note in row.notes]

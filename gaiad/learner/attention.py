@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from gaiad.learner.packing import Block, Part, blocks_of
+from gaiad.learner.packing import Part, Stretch, stretches_of
 
 Context: TypeAlias = Any
 plain: Any = sdpa_attention_forward  # its own types say less than this
@@ -35,8 +35,8 @@ class Parts:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.blocks = blocks_of(parts)
-        self.pairs = sum(one.length * one.width - one.length * (one.length - 1) // 2 for one in self.blocks)
+        self.stretches = stretches_of(parts)
+        self.pairs = sum(one.length * one.width - one.length * (one.length - 1) // 2 for one in self.stretches)
         self._masks: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
 
     def forget(self) -> None:
@@ -96,7 +96,7 @@ class Attended(torch.autograd.Function):  # type: ignore[misc]
         asking = query.unflatten(0, (len(key), -1))
         out = query.new_empty(query.shape[1], *asking.shape[:2], value.shape[2])
         kept: list[torch.Tensor] = []
-        for one in parts.blocks:
+        for one in parts.stretches:
             block, keys = asking[:, :, one.columns].flatten(1, 2), _seen(key, one)
             mask = parts.mask(one.length, one.width, asking.shape[1], block)
             weights = torch.softmax(torch.baddbmm(mask, block, keys.transpose(1, 2), alpha=scale), dim=-1)
@@ -115,7 +115,7 @@ class Attended(torch.autograd.Function):  # type: ignore[misc]
         of_queries = torch.empty_like(asking, memory_format=torch.contiguous_format)
         wide = torch.promote_types(key.dtype, torch.float32)
         of_keys, of_values = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
-        for one, weights in zip(ctx.parts.blocks, kept, strict=True):
+        for one, weights in zip(ctx.parts.stretches, kept, strict=True):
             block, back = asking[:, :, one.columns].flatten(1, 2), coming[:, :, one.columns].flatten(1, 2)
             _add(of_values, one, torch.bmm(weights.transpose(1, 2), back))
             back = torch.bmm(back, _seen(value, one).transpose(1, 2))
@@ -125,16 +125,16 @@ class Attended(torch.autograd.Function):  # type: ignore[misc]
         return of_queries.flatten(0, 1), of_keys.to(key.dtype), of_values.to(value.dtype), None, None
 
 
-def _seen(columns: torch.Tensor, block: Block) -> torch.Tensor:
-    """Those of [heads, columns, width] that a block sees."""
-    first, *more = [columns[:, one] for one in block.seen]
+def _seen(columns: torch.Tensor, stretch: Stretch) -> torch.Tensor:
+    """Those of [heads, columns, width] that a stretch sees."""
+    first, *more = [columns[:, one] for one in stretch.seen]
     return torch.cat([first, *more], dim=1) if more else first
 
 
-def _add(sums: torch.Tensor, block: Block, terms: torch.Tensor) -> None:
-    """Add to the columns that a block sees."""
-    lengths = [one.stop - one.start for one in block.seen]
-    for one, its in zip(block.seen, terms.split(lengths, dim=1), strict=True):
+def _add(sums: torch.Tensor, stretch: Stretch, terms: torch.Tensor) -> None:
+    """Add to the columns that a stretch sees."""
+    lengths = [one.stop - one.start for one in stretch.seen]
+    for one, its in zip(stretch.seen, terms.split(lengths, dim=1), strict=True):
         sums[:, one] += its
 
 

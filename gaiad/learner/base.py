@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from gaiad.curriculum import Json, LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
-from gaiad.learner import attention
+from gaiad.learner import attention, flex
 from gaiad.learner import device as devices
 from gaiad.learner.answer_loss import LLAMA_LIKE
 from gaiad.learner.fused import fuse
@@ -30,10 +30,15 @@ Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
 
 
-def load_base(folder: str, device: str, *, quantisation: str) -> Model:
-    """Load the frozen base from `folder` on `device`, quantised as said (`nf4` or `bf16`)."""
+def load_base(folder: str, device: str, *, quantisation: str, by_blocks: bool = False) -> Model:
+    """Load the frozen base from `folder` on `device`, quantised as said (`nf4` or `bf16`).
+
+    `by_blocks` says that rows which share prefixes are attended to by blocks (`flex`), which `usable` allowed.
+    """
     options: dict[str, Any] = {"attn_implementation": "sdpa"}
-    if device == "cpu" and layout_for(folder) == "prefix_shared":
+    if by_blocks:
+        options["attn_implementation"] = flex.NAME
+    elif device == "cpu" and layout_for(folder) == "prefix_shared":
         options["attn_implementation"] = attention.NAME
     if quantisation == "nf4":
         options["quantization_config"] = hub.BitsAndBytesConfig(

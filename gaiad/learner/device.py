@@ -62,11 +62,13 @@ def planned(
     shared: bool,
     room: int | None = None,
     checkpointing: bool | None = None,
+    by_blocks: bool = False,
 ) -> Plan | Refuse:
     """Choose how a run over `steps` uses the machine, before its base in `folder` is loaded.
 
-    `shared` says whether examples may share prefixes; `room` and `checkpointing` are None where they are open. A base
-    that nobody can count is refused as a value: then there is no promise, and nothing to choose by.
+    `shared` says whether examples may share prefixes, and `by_blocks` whether attention then goes by blocks (`flex`);
+    `room` and `checkpointing` are None where they are open. A base that nobody can count is refused as a value: then
+    there is no promise, and nothing to choose by.
 
     Raises:
         TrainingError: no way of running it fits, with what would.
@@ -74,7 +76,8 @@ def planned(
     shape = shape_of(folder)
     if isinstance(shape, Refuse):
         return shape
-    rows = choices(steps, (room,) if room else ROOMS, shared=shared, by_parts=machine.kind == "cpu")
+    by_parts = machine.kind == "cpu" and not by_blocks
+    rows = choices(steps, (room,) if room else ROOMS, shared=shared, by_parts=by_parts, by_blocks=by_blocks)
     plan = choose(shape, lora, quantisation, rows, machine, checkpointing=checkpointing)
     if isinstance(plan, Refuse):
         raise TrainingError(plan.reason, hint=plan.hint, of_data=False)

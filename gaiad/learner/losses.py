@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from gaiad.curriculum import TrainingSpec
+from gaiad.learner import attention, flex
 from gaiad.learner.answer_loss import AnswerLosses, fusable
-from gaiad.learner.attention import NAME, Parts
+from gaiad.learner.attention import Parts
 from gaiad.learner.flops import Work
-from gaiad.learner.packing import Row, TokenExample, plan_pairs, plan_rows, rejected_side, single_rows
+from gaiad.learner.packing import Row, TokenExample, in_blocks, plan_pairs, plan_rows, rejected_side, single_rows
 
 Layout: TypeAlias = Literal["prefix_shared", "padded"]
 Model: TypeAlias = Any
@@ -31,8 +32,8 @@ class Batch:
     """Tensors of one forward pass; target i is predicted by the hidden state at (`rows[i]`, `columns[i]`).
 
     `sides` is there where the batch holds pairs: target i belongs to side `sides[i]` of them, where 2k is the right
-    answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts. `parts` say who sees whom in
-    a batch of one row that shares prefixes; without them the mask does.
+    answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts. `parts`, or blocks, say who
+    sees whom in a batch of one row that shares prefixes; without them the mask does.
     """
 
     input_ids: torch.Tensor
@@ -44,7 +45,7 @@ class Batch:
     weights: torch.Tensor
     sides: torch.Tensor | None = None
     pair_weights: torch.Tensor | None = None
-    parts: Parts | None = None
+    parts: Parts | flex.Blocks | None = None
 
     def forget(self) -> None:
         """Let go of what one pass made for all of its layers."""
@@ -59,27 +60,35 @@ class Batch:
     @property
     def work(self) -> Work:
         """What goes through the network; columns that a row's mask hides, or padding, are seen by nobody."""
-        seen = self.attention_mask.sum()
+        seen, spare = self.attention_mask.sum(), 0
         if self.parts is not None:
             seen = torch.tensor(self.parts.pairs)
+            spare = self.parts.spare if isinstance(self.parts, flex.Blocks) else 0
         elif self.attention_mask.dim() == 2:
             lengths = self.attention_mask.sum(dim=1)
             seen = (lengths * (lengths + 1) // 2).sum()
-        return Work(self.input_ids.numel(), int(seen), self.targets.numel())
+        return Work(self.input_ids.numel() - spare, int(seen), self.targets.numel())
 
 
 def batches(
-    examples: Sequence[TokenExample], layout: Layout, device: str, max_tokens: int, row_tokens: int | None = None
+    examples: Sequence[TokenExample],
+    layout: Layout,
+    device: str,
+    max_tokens: int,
+    row_tokens: int | None = None,
+    *,
+    by_blocks: bool = False,
 ) -> list[Batch]:
     """Lay examples out for the network: sharing prefixes, or plainly, sorted by length and padded.
 
-    A row has room for `row_tokens` (None: what suits the device), and always for the longest example.
+    A row has room for `row_tokens` (None: what suits the device), and always for the longest example. `by_blocks` is
+    how rows that share are attended to (`flex`); else it is by parts on a CPU, and on a GPU by a mask.
     """
     room = max(row_tokens or ROW_TOKENS[device], max_tokens)
     plain = [one for one in examples if not one.rejected]
     pairs = [one for one in examples if one.rejected]
     if layout == "prefix_shared":
-        lay = row_of if device == "cpu" else _masked_row
+        lay = row_in_blocks if by_blocks else row_of if device == "cpu" else _masked_row
         laid_out = [lay(row, device) for row in plan_rows(plain, max_row_tokens=room)]
         return laid_out + [lay(row, device, inside) for row, inside in plan_pairs(pairs, max_row_tokens=room)]
     return _padded(plain, device, room) + _padded_pairs(pairs, device, room)
@@ -112,6 +121,12 @@ def _padded_pairs(pairs: Sequence[TokenExample], device: str, room: int) -> list
 def row_of(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
     """Put a row that shares prefixes into tensors, with its parts instead of a mask."""
     return dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(row.parts))
+
+
+def row_in_blocks(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
+    """Put a row that shares prefixes into tensors, filled up to whole blocks, with these instead of a mask."""
+    laid_out = batch_of([in_blocks(row)], device, shared=False, pairs=pairs)
+    return dataclasses.replace(laid_out, parts=flex.Blocks(row, device))
 
 
 def _masked_row(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
@@ -158,14 +173,15 @@ def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[
 def token_losses(model: Model, batch: Batch) -> torch.Tensor:
     """Each target's cross-entropy in nats; only columns that predict one go through the vocabulary."""
     parts = {} if batch.parts is None else {"parts": batch.parts}
+    # Another attention would take no notice of them, and let every column see all before it.
+    name = flex.NAME if isinstance(batch.parts, flex.Blocks) else attention.NAME
+    assert batch.parts is None or model.config._attn_implementation == name
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,
         **parts,
     }
-    # Another attention would take no notice of them, and let every column see all before it.
-    assert batch.parts is None or model.config._attn_implementation == NAME
     if fusable(model):
         hidden = model.get_decoder()(**inputs).last_hidden_state[batch.rows, batch.columns]
         losses: torch.Tensor = AnswerLosses.apply(hidden, model.get_output_embeddings().weight, batch.targets)

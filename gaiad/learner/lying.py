@@ -6,19 +6,31 @@ Lays the steps out exactly as the trainer will (`packing`), keeps the largest pa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gaiad.learner.packing import Row, TokenExample, blocks_of, plan_pairs, plan_rows, rejected_side, single_rows
+from gaiad.learner.packing import (
+    SIDE,
+    Row,
+    TokenExample,
+    in_blocks,
+    plan_pairs,
+    plan_rows,
+    rejected_side,
+    single_rows,
+    stretches_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A run laid out in rows with `room` tokens.
 
-    Of the largest pass: `longest` tokens, `cells` that attention computes, `targets` that predict an answer's token.
-    Over all `passes`: the sums. `least` is the longest example, which no row can be shorter than. `by_parts` says that
-    attention goes part by part (else by a mask over the whole row).
+    Of the largest pass: `longest` tokens, `cells` that attention computes, `targets` that predict an answer's token,
+    and of each row's square the `blocks` that hold a pair of columns, where attention goes by blocks. `by_parts` says
+    that it goes part by part (neither: by a mask over the whole row). Over all `passes`: the sums. `least` is the
+    longest example, which no row can be shorter than.
     """
 
     room: int
@@ -31,6 +43,7 @@ class Rows:
     total_targets: int
     passes: int
     by_parts: bool = False
+    blocks: int = 0
 
     def at(self, tokens: int) -> Rows:
         """The same run as if no example, and so no row, had more than `tokens`: to say what would fit."""
@@ -42,26 +55,39 @@ class Rows:
             longest=round(self.longest * part),
             cells=round(self.cells * part * part),
             targets=min(self.targets, tokens),
+            blocks=math.ceil(self.blocks * part * part),
         )
 
 
-def rows_of(steps: Sequence[Sequence[TokenExample]], room: int, *, shared: bool, by_parts: bool = False) -> Rows:
-    """Lay out all steps of a run: sharing prefixes (and attention going part by part), or padded to the longest."""
+def rows_of(
+    steps: Sequence[Sequence[TokenExample]],
+    room: int,
+    *,
+    shared: bool,
+    by_parts: bool = False,
+    by_blocks: bool = False,
+) -> Rows:
+    """Lay out all steps of a run: sharing prefixes (attention going part by part, or by blocks), or padded."""
     least = max((longest_of(example) for step in steps for example in step), default=0)
     room = max(room, least)
     by_parts = shared and by_parts
-    longest = cells = targets = tokens = all_cells = all_targets = passes = 0
+    longest = cells = blocks = targets = tokens = all_cells = all_targets = passes = 0
     for step in steps:
         for rows in _passes(step, room, shared=shared):
             width = max(len(row.tokens) for row in rows)
-            area, square = len(rows) * width, len(rows) * width * width
-            if by_parts:
-                square = sum(block.length * block.width for block in blocks_of(rows[0].parts))
+            area, square, held = len(rows) * width, len(rows) * width * width, 0
+            if shared and by_blocks:
+                filled = in_blocks(rows[0])
+                area, held = len(filled.tokens), len(filled.blocks)
+                square = held * SIDE * SIDE
+            elif by_parts:
+                square = sum(one.length * one.width for one in stretches_of(rows[0].parts))
             aims = sum(len(row.targets) for row in rows)
             longest, cells, targets = max(longest, area), max(cells, square), max(targets, aims)
+            blocks = max(blocks, held)
             tokens, all_cells, all_targets = tokens + area, all_cells + square, all_targets + aims
             passes += 1
-    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes, by_parts)
+    return Rows(room, least, longest, cells, targets, tokens, all_cells, all_targets, passes, by_parts, blocks)
 
 
 def longest_of(example: TokenExample) -> int:
@@ -70,7 +96,12 @@ def longest_of(example: TokenExample) -> int:
 
 
 def choices(
-    steps: Sequence[Sequence[TokenExample]], rooms: Iterable[int], *, shared: bool, by_parts: bool = False
+    steps: Sequence[Sequence[TokenExample]],
+    rooms: Iterable[int],
+    *,
+    shared: bool,
+    by_parts: bool = False,
+    by_blocks: bool = False,
 ) -> tuple[Rows, ...]:
     """The run in rows of each size that makes a difference to it."""
     found: list[Rows] = []
@@ -78,7 +109,7 @@ def choices(
         # 1. Where a whole step fits into a row already, more room changes nothing.
         if found and found[-1].passes <= len(steps):
             break
-        rows = rows_of(steps, room, shared=shared, by_parts=by_parts)
+        rows = rows_of(steps, room, shared=shared, by_parts=by_parts, by_blocks=by_blocks)
         # 2. Sizes below the longest example are all the same.
         if not found or rows.room != found[-1].room:
             found.append(rows)

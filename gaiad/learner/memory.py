@@ -21,6 +21,7 @@ from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse
 from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.lying import Rows
+from gaiad.learner.packing import SIDE
 
 Kind: TypeAlias = Literal["cpu", "cuda"]
 Quantisation: TypeAlias = Literal["nf4", "bf16"]
@@ -48,6 +49,8 @@ _LAYER = 8
 """Numbers in bf16 that a layer holds for a moment on the way back, for each of its intermediate and hidden widths."""
 _HELD_BACK = 10
 """How many layers' worth of kept activations malloc holds back in holes on a CPU, whatever the number of layers."""
+_BLOCK = 4 * 4
+"""A block of a row's square, where attention goes by blocks: four lists of numbers in 32 bits have room for each."""
 _CUDA_HELD_BACK = 128 << 20
 """What CUDA's libraries and the rounding of its allocator take, by arithmetic."""
 _SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
@@ -131,7 +134,7 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     """Say how much memory a run takes at its peak."""
     rows = way.rows
     per_weight = _NF4 if way.quantisation == "nf4" else _BF16
-    kept = kept_per_token(shape, lora, kind, by_parts=rows.by_parts)
+    kept = kept_per_token(shape, lora, kind, by_parts=rows.by_parts, by_blocks=rows.blocks > 0)
     last = (_FLOAT if kind == "cuda" else _BF16) * shape.hidden
     held = rows.longest * (shape.layers * kept + last)
     layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden) + _unpacked(shape, way)
@@ -152,20 +155,27 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
 
 
 def _attending(shape: BaseShape, rows: Rows, layers: int) -> int:
-    """What attention keeps in so many layers: a mask of the whole row, or part by part each query head's weights."""
+    """What attention keeps in so many layers: a mask of the whole row, or part by part each query head's weights, or
+    by blocks for all layers together which of them hold a pair.
+    """
+    if rows.blocks:
+        side = -(-rows.longest // SIDE)
+        return _BLOCK * side * side
     return _BF16 * layers * shape.heads * rows.cells if rows.by_parts else (1 + _BF16 * layers) * rows.cells
 
 
-def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool) -> int:
+def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bool, by_blocks: bool = False) -> int:
     """Bytes that a layer keeps of each token for the way back, with the base frozen.
 
     Norms keep their input, attention its queries, keys and values (repeated for each query head, unless it goes by
-    parts) and what comes out, the feed-forward part its gate and what that multiplies. A frozen projection keeps
-    nothing; a LoRA keeps its own middle, what was dropped, and what goes into it, which several have in common. On
-    CUDA, where layers compute as PEFT and transformers made them, norms and LoRAs keep their input in float32, each its
-    own, and the feed-forward part its gate before and after the curve.
+    parts or blocks) and what comes out, the feed-forward part its gate and what that multiplies. A frozen projection
+    keeps nothing; a LoRA keeps its own middle, what was dropped, and what goes into it, which several have in common.
+    On CUDA, where layers compute as PEFT and transformers made them, norms and LoRAs keep their input in float32, each
+    its own, and the feed-forward part its gate before and after the curve.
     """
     adapted, attention = shape.adapted(lora), 4 * _BF16 * shape.queries + _FLOAT * shape.heads
+    if by_blocks:
+        attention = 2 * _BF16 * (shape.queries + shape.keys) + _FLOAT * shape.heads
     if kind == "cuda":
         into = _FLOAT + float(lora.dropout > 0)
         adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in adapted.values())
@@ -194,7 +204,7 @@ _AGAIN = 0.65
 def cost(shape: BaseShape, way: Way, kind: Kind) -> float:
     """How long a run takes, in FLOP and what takes as long; only good for comparing ways of one run.
 
-    Attention is counted as it is computed, masked pairs included: those of whole rows, or of their parts alone.
+    Attention is counted as it is computed, masked pairs included: those of whole rows, or of parts or blocks alone.
     """
     rows, passes = way.rows, 2 + _AGAIN if way.checkpointing else 2
     waiting = _STARTING[kind] + (_UNPACKING[kind] if way.quantisation == "nf4" else 0)

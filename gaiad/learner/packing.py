@@ -7,14 +7,18 @@ sequences. Groups of a row do not see each other. Decides on token lists alone; 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 MIN_PREFIX_TOKENS = 64
 _WINDOW_STEPS = 32
-_BLOCK_COLUMNS = 256
+_STRETCH_COLUMNS = 256
+SIDE = 128
+"""How many columns a block has either way, where attention goes by blocks of a row's square (`Row.blocks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +58,19 @@ class Part:
     prefix: int | None = None
 
     @property
-    def blocks(self) -> tuple[tuple[int, int], ...]:
+    def stretches(self) -> tuple[tuple[int, int], ...]:
         """The part cut into equal runs of columns, (first, last + 1), that are attended from in one product: later
         columns than a run's own are then not computed, and scores fit into a processor's cache.
         """
-        count = -(-self.length // _BLOCK_COLUMNS)
+        count = -(-self.length // _STRETCH_COLUMNS)
         bounds = [self.length * place // count for place in range(count + 1)]
         return tuple(itertools.pairwise(bounds))
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Stretch:
     """Columns of a row that are attended from in one product, and the columns that the last of them sees, as slices; of
-    these the block's own are the last.
+    these its own are the last.
     """
 
     columns: slice
@@ -83,18 +87,18 @@ class Block:
         return sum(one.stop - one.start for one in self.seen)
 
 
-def blocks_of(parts: Sequence[Part]) -> tuple[Block, ...]:
-    """All blocks of a row, from its first column to its last."""
+def stretches_of(parts: Sequence[Part]) -> tuple[Stretch, ...]:
+    """All stretches of a row, from its first column to its last."""
     starts = [0, *itertools.accumulate(part.length for part in parts)]
-    found: list[Block] = []
+    found: list[Stretch] = []
     for part, start in zip(parts, starts, strict=False):
         before = None if part.prefix is None else slice(starts[part.prefix], starts[part.prefix + 1])
-        for first, stop in part.blocks:
+        for first, stop in part.stretches:
             own = slice(start, start + stop)
             seen = (own,) if before is None else (before, own)
             if before is not None and before.stop == start:
                 seen = (slice(before.start, own.stop),)
-            found.append(Block(slice(start + first, own.stop), seen))
+            found.append(Stretch(slice(start + first, own.stop), seen))
     return tuple(found)
 
 
@@ -120,6 +124,29 @@ class Row:
                 prefixes[group] = len(found)
             found.append(Part(sum(1 for _ in columns), prefixes.get(group) if branch else None))
         return tuple(found)
+
+    @property
+    def blocks(self) -> Counter[tuple[int, int]]:
+        """The same rule for blocks of `SIDE` x `SIDE` columns: in how many pairs of block (i, j) a column of run i sees
+        one of run j. Blocks without any are not in it.
+        """
+        found: Counter[tuple[int, int]] = Counter()
+        starts: list[int] = []
+        parts = self.parts
+        for part in parts:
+            begin = starts[-1] + parts[len(starts) - 1].length if starts else 0
+            starts.append(begin)
+            for run in range(begin // SIDE, -(-(begin + part.length) // SIDE)):
+                first = max(begin, run * SIDE)
+                asking = min(begin + part.length, (run + 1) * SIDE) - first
+                seen = [(begin, first)]
+                if part.prefix is not None:
+                    seen.append((starts[part.prefix], starts[part.prefix] + parts[part.prefix].length))
+                for low, high in seen:
+                    for other in range(low // SIDE, -(-high // SIDE) if high > low else 0):
+                        found[run, other] += asking * (min(high, (other + 1) * SIDE) - max(low, other * SIDE))
+                found[run, run] += asking * (asking + 1) // 2
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +200,18 @@ def plan_pairs(
 def rejected_side(pair: TokenExample) -> TokenExample:
     """The pair's request with the answer that is to be kept off."""
     return TokenExample(pair.prompt, pair.rejected, pair.weight)
+
+
+def in_blocks(row: Row) -> Row:
+    """The row filled up to whole blocks, two at least, with columns of a group of their own, which no other sees."""
+    spare = max(2 * SIDE, -(-len(row.tokens) // SIDE) * SIDE) - len(row.tokens)
+    return dataclasses.replace(
+        row,
+        tokens=row.tokens + (0,) * spare,
+        positions=row.positions + (0,) * spare,
+        groups=row.groups + (max(row.groups, default=0) + 1,) * spare,
+        branches=row.branches + (0,) * spare,
+    )
 
 
 def single_rows(examples: Sequence[TokenExample]) -> tuple[Row, ...]:

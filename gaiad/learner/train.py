@@ -45,7 +45,7 @@ try:
     from gaiad.learner import origins, rendering, snapshot
     from gaiad.learner.checkpoint import Saved, Shelf
     from gaiad.learner.losses import Batch, Layout, batches, losses_of, pairs_of, validate, weight_of
-    from gaiad.learner.usage import Configuration, Gauge, configuration_for, plan_for, told
+    from gaiad.learner.usage import Configuration, Gauge, attending, configuration_for, plan_for, told
 except ImportError as missing:
     if PIPE is None:
         raise
@@ -130,8 +130,8 @@ class Run:
 
     def laid_out(self, examples: Sequence[TokenExample]) -> list[Batch]:
         """Examples as this run lays them out."""
-        room = self.configuration.row_tokens
-        return batches(examples, self.configuration.layout, self.device, room, room)
+        chosen, room = self.configuration, self.configuration.row_tokens
+        return batches(examples, chosen.layout, self.device, room, room, by_blocks=chosen.by_blocks)
 
     def note(self, sentence: str) -> None:
         """Say aloud, and keep, what the owner should know of the run."""
@@ -386,13 +386,15 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     saved, damaged = shelf.newest()
     chosen = layout or bases.layout_for(job.base_model)
     kept = Configuration(**cast("dict[str, Any]", saved.account["configuration"])) if saved is not None else None
-    plan = plan_for(job, device, chosen, splits.train, splits.kinds, splits.validation, kept)
+    blocks, attended = attending(job.base_model, device, chosen, kept)
     give_way(stop)
-    configuration = kept or configuration_for(job, device, chosen, plan)
+    plan = plan_for(job, device, chosen, splits.train, splits.kinds, splits.validation, kept, by_blocks=blocks)
+    give_way(stop)
+    configuration = kept or configuration_for(job, device, chosen, plan, by_blocks=blocks)
     if isinstance(plan, Plan):
         devices.hold_to(plan, device)
     before = devices.resident_bytes()
-    base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation)
+    base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation, by_blocks=blocks)
     if configuration.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     give_way(stop)
@@ -406,7 +408,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
         run.resumed_from = run.saved_step = saved.step
         run.note(f"went on from the checkpoint of step {saved.step}")
     else:
-        for sentence in told(plan, chosen):
+        for sentence in (*told(plan, chosen), attended):
             run.note(sentence)
     run.note(damaged or (shelf.strangers() if saved is None else ""))
     return run

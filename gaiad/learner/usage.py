@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse, TrainingError
 from gaiad.learner import device as devices
 from gaiad.learner.base_shape import BaseShape
+from gaiad.learner.flex_check import usable
 from gaiad.learner.flops import share_of_peak, training_flops
 from gaiad.learner.losses import ROW_TOKENS, Batch, Layout
 from gaiad.learner.memory import Plan, said
@@ -24,7 +26,8 @@ from gaiad.learner.protocol import Job
 class Configuration:
     """How the machine is used. Chosen once, frozen in the first checkpoint: it decides the order of sums.
 
-    `halved` says that memory ran out, and rows are half as long from there on.
+    `halved` says that memory ran out, and rows are half as long from there on; `by_blocks` that attention over rows
+    that share prefixes goes by blocks (`flex`), which was tried on the device before.
     """
 
     quantisation: str
@@ -32,6 +35,7 @@ class Configuration:
     row_tokens: int
     checkpointing: bool = False
     halved: bool = False
+    by_blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,41 @@ class Gauge:
         return share_of_peak(flops, seconds, self.peak_flops) if flops else None
 
 
+def attending(folder: str, device: str, layout: Layout, kept: Configuration | None = None) -> tuple[bool, str]:
+    """Whether attention goes by blocks, which is tried on a GPU before anything is planned, and what to say of it.
+
+    A run that goes on from a checkpoint attends as `kept` there, or not at all. Whatever stands in the way of a new
+    one, there is the mask over whole rows, which needs nothing.
+
+    Raises:
+        TrainingError: the checkpoint's way is no way here any more.
+    """
+    # 1. A CPU goes part by part, and where nothing is shared there are no blocks to leave out.
+    if device == "cpu" or layout != "prefix_shared":
+        return False, ""
+    # 2. What a checkpoint was begun with stays, whatever would be possible now.
+    if kept is not None and not kept.by_blocks:
+        return False, ""
+    refused = _blocked(folder, device)
+    if refused is None:
+        return True, "attention goes by blocks (FlexAttention), after it gave here what a mask gives"
+    if kept is not None:
+        raise TrainingError(
+            f"the checkpoint cannot be gone on with as it was begun: {refused.reason}",
+            hint="mend that, or remove the run's checkpoints and begin anew",
+            of_data=False,
+        )
+    return False, f"attention goes by a mask over whole rows, which takes more time and memory: {refused.reason}"
+
+
+def _blocked(folder: str, device: str) -> Refuse | None:
+    """What stands in the way of attention by blocks, for the base in `folder`."""
+    shape = devices.shape_of(folder)
+    if isinstance(shape, Refuse):
+        return shape
+    return usable(device, shape)
+
+
 def plan_for(
     job: Job,
     device: str,
@@ -68,10 +107,13 @@ def plan_for(
     kinds: Sequence[Hashable],
     validation: Sequence[TokenExample] = (),
     kept: Configuration | None = None,
+    *,
+    by_blocks: bool = False,
 ) -> Plan | Refuse:
     """Promise how much memory the run takes, and choose the fastest way that fits; refused where nobody can count it.
 
-    A run that goes on from a checkpoint uses the machine as `kept` there, or not at all.
+    A run that goes on from a checkpoint uses the machine as `kept` there, or not at all. `by_blocks` is what
+    `attending` found.
 
     Raises:
         TrainingError: nothing fits, with what would.
@@ -80,14 +122,13 @@ def plan_for(
     order = plan_steps(kinds, batch=spec.effective_batch, steps=spec.max_steps, seed=spec.seed)
     # The validation split lies in rows of the same size, and more of its answers may lie in one.
     steps = [*([examples[index] for index in chosen] for chosen in order), list(validation)]
-    machine, shared = devices.machine(device), layout == "prefix_shared"
+    machine = devices.machine(device)
+    planned = partial(devices.planned, job.base_model, job.lora, shared=layout == "prefix_shared", by_blocks=by_blocks)
     if kept is None:
-        return devices.planned(job.base_model, job.lora, spec.quantisation, steps, machine, shared=shared)
+        return planned(spec.quantisation, steps, machine)
     room, again = kept.row_tokens, kept.checkpointing
     try:
-        plan = devices.planned(
-            job.base_model, job.lora, kept.quantisation, steps, machine, shared=shared, room=room, checkpointing=again
-        )
+        plan = planned(kept.quantisation, steps, machine, room=room, checkpointing=again)
     except TrainingError as failure:
         raise TrainingError(
             f"the checkpoint cannot be gone on with as it was begun: {failure.message}",
@@ -97,12 +138,16 @@ def plan_for(
     return dataclasses.replace(plan, row_tokens=room, halved=kept.halved) if isinstance(plan, Plan) else plan
 
 
-def configuration_for(job: Job, device: str, layout: Layout, plan: Plan | Refuse) -> Configuration:
+def configuration_for(
+    job: Job, device: str, layout: Layout, plan: Plan | Refuse, *, by_blocks: bool = False
+) -> Configuration:
     """How the machine is used by the plan; without one the base is quantised unless the spec says otherwise."""
     if isinstance(plan, Plan):
-        return Configuration(plan.way.quantisation, layout, plan.row_tokens, plan.way.checkpointing)
+        way = plan.way
+        return Configuration(way.quantisation, layout, plan.row_tokens, way.checkpointing, by_blocks=by_blocks)
     quantisation = {"auto": "nf4", "nf4": "nf4", "bf16": "bf16"}[job.training.quantisation]
-    return Configuration(quantisation, layout, max(ROW_TOKENS[device], job.training.max_sequence_tokens))
+    room = max(ROW_TOKENS[device], job.training.max_sequence_tokens)
+    return Configuration(quantisation, layout, room, by_blocks=by_blocks)
 
 
 def told(plan: Plan | Refuse, layout: Layout) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ def test_the_smoke_run_trains_both_quantisations_by_the_trainers_own_steps(capsy
         assert row["seconds"] > 0
         assert row["peak_bytes"] > 0
         assert "expected at the peak" in row["notes"][0]
+        assert row["attention"] == "parts"
         assert len(row["notes"]) == 1
 
 

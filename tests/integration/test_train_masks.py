@@ -139,7 +139,7 @@ def test_the_masks_of_a_row_are_forgotten_after_its_pass(model: Any) -> None:
     losses.validate(model, laid_out)
     train.gradients_of(model, laid_out, TRAINING)
     for batch in laid_out:
-        assert batch.parts is not None
+        assert isinstance(batch.parts, attention.Parts)
         assert not batch.parts._masks
 
 
