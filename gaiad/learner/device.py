@@ -26,7 +26,6 @@ from gaiad.learner.packing import TokenExample
 
 T = TypeVar("T")
 
-_MEMINFO = Path("/proc/meminfo")
 _SIDE = 1024
 _MEASURE_S = 0.1
 
@@ -36,15 +35,20 @@ def machine(device: str, cap_bytes: int | None = None) -> Machine:
     kind: Kind = "cuda" if device.startswith("cuda") else "cpu"
     if kind == "cuda":
         return Machine(kind, int(torch.cuda.mem_get_info()[0]), cap_bytes)
-    return Machine(kind, _available_bytes(), cap_bytes)
+    # What Linux can give without swapping.
+    return Machine(kind, _stated("/proc/meminfo", "MemAvailable", "3.14"), cap_bytes)
 
 
-def _available_bytes() -> int:
-    """What Linux can give without swapping."""
-    for line in _MEMINFO.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
+def _stated(file: str, key: str, since: str) -> int:
+    """The bytes that one of Linux's files states after `key`, which it has since that version.
+
+    Raises:
+        TrainingError: it states none.
+    """
+    for line in Path(file).read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise TrainingError("/proc/meminfo does not say what memory is free", hint="train on Linux 3.14 or newer")
+    raise TrainingError(f"{file} says nothing of {key}", hint=f"train on Linux {since} or newer")
 
 
 def shape_of(folder: str) -> BaseShape | Refuse:
@@ -94,12 +98,11 @@ def hold_to(plan: Plan, device: str) -> None:
         torch.cuda.set_per_process_memory_fraction(share_of_device(plan, total))
 
 
-def resident_bytes() -> int:
-    """What this process holds in main memory now, apart from files that Linux takes back when it likes."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise TrainingError("/proc/self/status does not say what memory is held", hint="train on Linux 4.5 or newer")
+def resident(key: str = "RssAnon") -> int:
+    """What this process holds in main memory now in bytes, apart from files that Linux takes back when it likes; or
+    another of its figures (proc_pid_status).
+    """
+    return _stated("/proc/self/status", key, "4.5")
 
 
 def let_go() -> None:
@@ -111,12 +114,12 @@ def let_go() -> None:
 
 
 def hold_down(plan: Plan, before: int, device: str) -> None:
-    """On a CPU, let go of what malloc keeps in holes, where twice as much is held between two steps as one was to need.
+    """On a CPU, let go of what malloc keeps in holes, where more is held between two steps than was promised.
 
     Each step leaves other holes. `before` is what was resident before the base was loaded. Not after each step, for the
     next one has to ask for its memory anew, which takes a fifth of its time.
     """
-    if device == "cpu" and resident_bytes() - before > 2 * plan.estimate.needed_bytes:
+    if device == "cpu" and resident() - before > plan.estimate.needed_bytes:
         let_go()
 
 

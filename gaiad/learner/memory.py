@@ -47,6 +47,10 @@ _PLACE = 8
 """Where a number was dropped, which dropout keeps on a CPU; on CUDA it keeps a byte of each number."""
 _LAYER = 8
 """Numbers in bf16 that a layer holds for a moment on the way back, for each of its intermediate and hidden widths."""
+_KERNELS = 320 << 20
+"""What the kernels take that torch has compiled on a CPU for shapes seen lately (`train` bounds them): by measurement,
+whatever the base and the rows.
+"""
 _HELD_BACK = 10
 """How many layers' worth of kept activations malloc holds back in holes on a CPU, whatever the number of layers."""
 _BLOCK = 4 * 4
@@ -150,7 +154,7 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
         activations=held,
         masks=masks,
         passing=max(_LOGIT * shape.vocabulary * min(rows.targets, LOGITS_AT_ONCE), layer),
-        slack=_HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
+        slack=_KERNELS + _HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
     )
 
 

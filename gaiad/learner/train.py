@@ -36,6 +36,11 @@ from gaiad.learner.steadiness import trouble
 PIPE = Pipe.claim() if __name__ == "__main__" else None
 STARTED = time.monotonic()
 
+# How many kernels torch keeps of those it compiled for shapes of rows. Each step has others, and the thousand that it
+# would keep are as much again as a small run holds; a step needs fewer than these.
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "256")
+
 try:
     import torch
     import transformers
@@ -393,7 +398,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     configuration = kept or configuration_for(job, device, chosen, plan, by_blocks=blocks)
     if isinstance(plan, Plan):
         devices.hold_to(plan, device)
-    before = devices.resident_bytes()
+    before = devices.resident()
     base = bases.load_base(job.base_model, device, quantisation=configuration.quantisation, by_blocks=blocks)
     if configuration.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})

@@ -176,7 +176,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_anew_with_the_same_examples_in_
 
 def test_what_malloc_keeps_is_given_back_where_too_much_of_it_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = dataclasses.replace(planned(800), estimate=memory.Estimate(60 << 20, 0, 0, 0, 0, 0))
-    before = device.resident_bytes()
+    before = device.resident()
     given, real = list[bool](), device.let_go
 
     def let_go() -> None:
@@ -188,14 +188,14 @@ def test_what_malloc_keeps_is_given_back_where_too_much_of_it_gathers(monkeypatc
     assert not given
     # Pieces of 64 KB are not mapped one by one, and every second of them that stays keeps its neighbours' room.
     pieces = [torch.ones(16_384) for _ in range(4_000)]
-    holding = device.resident_bytes()
+    holding = device.resident()
     assert holding - before > 200 << 20
     device.hold_down(plan, before, "cuda")
     assert not given
     del pieces[::2]
     device.hold_down(plan, before, "cpu")
     assert len(given) == 1
-    assert device.resident_bytes() < holding - (100 << 20)
+    assert device.resident() < holding - (100 << 20)
     del pieces
 
 
