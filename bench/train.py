@@ -130,6 +130,8 @@ def trainer(way: str, python: str, job: Mapping[str, object], folder: Path) -> I
     own.mkdir()
     # Whatever the libraries would keep in a home lies in the temporary folder, and nothing is asked of any hub.
     kept = {"HF_HOME": str(own / "hub"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # Other ways keep as many compiled kernels as torch does by itself, which gaiad's trainer bounds.
+    kept |= {} if way == OURS else dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "1024")
     environment = {**os.environ, **kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(job["threads"])}
     with (own / "log").open("w", encoding="utf-8") as log:
         child = subprocess.Popen(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from gaiad.learner.memory import LOGITS_AT_ONCE
+from gaiad.learner.packing import LOGITS_AT_ONCE
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
@@ -23,9 +23,10 @@ LLAMA_LIKE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def fusable(model: Model) -> bool:
-    """Whether a base's losses can be computed in this way."""
+    """Whether a base's losses can be computed in this way: not where its head is adapted, say."""
     head = model.get_output_embeddings()
-    return model.config.model_type in LLAMA_LIKE and head.bias is None and not head.weight.requires_grad
+    simple = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
+    return simple and model.config.model_type in LLAMA_LIKE
 
 
 class AnswerLosses(torch.autograd.Function):  # type: ignore[misc]

@@ -20,7 +20,9 @@ _PARTS = ("text_config", "num_experts", "num_local_experts", "n_routed_experts")
 
 @dataclass(frozen=True, slots=True)
 class BaseShape:
-    """A Llama-like decoder. `head_dim` is of queries and keys alike; `tied` where embedding and head are one matrix."""
+    """A Llama-like decoder. `head_dim` is of queries and keys alike; `tied` where embedding and head are one matrix,
+    `qk_norm` where each head's queries and keys are normed.
+    """
 
     layers: int
     hidden: int
@@ -30,6 +32,7 @@ class BaseShape:
     intermediate: int
     vocabulary: int
     tied: bool = False
+    qk_norm: bool = False
 
     @property
     def queries(self) -> int:
@@ -40,6 +43,11 @@ class BaseShape:
     def keys(self) -> int:
         """Width of all key heads together, and of all value heads."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def normed_heads(self) -> int:
+        """Width of the queries and keys that are normed."""
+        return self.queries + self.keys if self.qk_norm else 0
 
     @property
     def projections(self) -> Mapping[str, tuple[int, int]]:
@@ -100,7 +108,7 @@ def base_shape(config: Mapping[str, Json]) -> BaseShape | Refuse:
     missing = sorted(name for name, value in found.items() if not value)
     if missing:
         return Refuse(f"the base's config.json does not say its {', '.join(missing)}", "use a complete config.json")
-    return BaseShape(**found, tied=config.get("tie_word_embeddings") is True)
+    return BaseShape(**found, tied=config.get("tie_word_embeddings") is True, qk_norm=kind == "qwen3")
 
 
 def _count(config: Mapping[str, Json], key: str) -> int:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,28 +34,37 @@ LIMIT_S = 300.0
 """How long the check may take; most of it is compiling."""
 LENGTHS = (600, 250, 1000)
 """Columns of the rows that are tried. The third must not be compiled anew."""
+_LOOK_S = 0.5
 _DIFFERENCE = "difference"
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def usable(device: str, shape: BaseShape, limit_s: float = LIMIT_S) -> Refuse | None:
+def usable(
+    device: str, shape: BaseShape, limit_s: float = LIMIT_S, between: Callable[[], None] = lambda: None
+) -> Refuse | None:
     """Why attention by blocks cannot be used for a base of that shape on `device` (torch's name), or None where it can.
 
-    Whatever goes wrong is a reason, and no failure.
+    Whatever goes wrong is a reason, and no failure. `between` is called every now and then; what it raises ends the
+    check.
     """
     asked = [device, *map(str, (shape.heads, shape.kv_heads, shape.head_dim))]
     command = [sys.executable, "-m", "gaiad.learner.flex_check", *asked]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Refuse(f"FlexAttention was not ready after {limit_s:g} s")
+        check = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     except OSError as failure:
         return Refuse(f"FlexAttention could not be tried: {failure}")
-    sys.stderr.write(done.stderr)
-    return judged(done.returncode, done.stdout)
+    until = time.monotonic() + limit_s
+    try:
+        while time.monotonic() < until:
+            between()
+            with suppress(subprocess.TimeoutExpired):
+                output, _ = check.communicate(timeout=min(limit_s, _LOOK_S))
+                return judged(check.returncode, output)
+    finally:
+        check.kill()
+        check.communicate()
+    return Refuse(f"FlexAttention was not ready after {limit_s:g} s")
 
 
 def judged(code: int, output: str) -> Refuse | None:

@@ -3,8 +3,8 @@
 On a CPU half of a training step goes by between the large products, in copies to float32 and back and in products of
 one element by another, each a pass over tensors that fit into no cache; and what autograd keeps of each such operation
 is most of what a step holds. Here each part is one operation with a way back of its own, which keeps little and
-computes the rest again (as Liger Kernel does on GPUs, arXiv 2410.10989). Sums are made in the same types as in PEFT and
-transformers, and results differ by rounding alone.
+computes the rest again (as Liger Kernel does on GPUs, arXiv 2410.10989). Results differ from those of PEFT and
+transformers by rounding alone; over a quantised base, where PEFT adds a LoRA in bf16, it is added in float32.
 
 The trainer's way on a CPU. Only layers that are known are replaced; weights stay where they are, under their names.
 """
@@ -39,11 +39,11 @@ _NAME = "default"
 def fuse(model: Model) -> None:
     """Let a PEFT model's known layers compute in this way; `unfuse` takes it back."""
     for module in model.modules():
-        if isinstance(module, (Linear, Linear4bit)):
+        if type(module) in (Linear, Linear4bit):
             module.forward = MethodType(_adapted, module)
-        elif isinstance(module, _NORMS):
+        elif type(module) in _NORMS:
             module.forward = MethodType(_normed, module)
-        elif isinstance(module, _FORWARDS) and isinstance(module.act_fn, (torch.nn.SiLU, SiLUActivation)):
+        elif type(module) in _FORWARDS and isinstance(module.act_fn, (torch.nn.SiLU, SiLUActivation)):
             module.forward = MethodType(_fed_forward, module)
 
 
@@ -62,8 +62,9 @@ def _adapted(module: Layer, inputs: Tensor) -> Tensor:
     drop = module.lora_dropout[_NAME]
     p = drop.p if module.training and isinstance(drop, torch.nn.Dropout) else 0.0
     into, from_it = module.lora_A[_NAME].weight, module.lora_B[_NAME].weight
-    added: Tensor = Adapted.apply(inputs, out, into, from_it, module.scaling[_NAME], p)
-    return added
+    added: Tensor = Adapted.apply(inputs, out.flatten(0, -2), into, from_it, module.scaling[_NAME], p)
+    # Out here, for some bases go on in place, which a view made inside a function forbids.
+    return added.view(out.shape)
 
 
 def _normed(module: Layer, inputs: Tensor) -> Tensor:
@@ -78,11 +79,12 @@ def _fed_forward(module: Layer, inputs: Tensor) -> Tensor:
 
 def _wider(tensor: Tensor) -> Tensor:
     """A copy in float32, or in float64 where it is that already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
 
 
 class Adapted(torch.autograd.Function):  # type: ignore[misc]
-    """`out + scale * B A drop(inputs)`: inputs [..., in], out [..., out], A [rank, in], B [out, rank].
+    """`out + scale * B A drop(inputs)`: inputs [..., in], out [tokens, out], A [rank, in], B [out, rank].
 
     The inputs are kept as they came, with the places of what was dropped, and made float32 again on the way back.
     """
@@ -96,14 +98,14 @@ class Adapted(torch.autograd.Function):  # type: ignore[misc]
             places = dropped(flat.numel(), p)
         middle = (_left(flat, places) @ a.t()).mul_(ctx.inner)
         ctx.save_for_backward(inputs, middle, a, b, places)
-        return torch.addmm(_wider(out.reshape(len(flat), -1)), middle, b.t()).to(out.dtype).view(out.shape)
+        return _wider(out).addmm_(middle, b.t()).to(out.dtype)
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs by way of the LoRA alone, of `out`, and of both matrices."""
         inputs, middle, a, b, places = ctx.saved_tensors
         flat = inputs.reshape(-1, inputs.shape[-1])
-        wide = _wider(slope.reshape(len(flat), -1))
+        wide = _wider(slope)
         back = (wide @ b).mul_(ctx.inner)
         left = _left(flat, places)
         slopes = back.t() @ left, wide.t() @ middle

@@ -21,7 +21,7 @@ from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse
 from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.lying import Rows
-from gaiad.learner.packing import SIDE
+from gaiad.learner.packing import LOGITS_AT_ONCE, SIDE
 
 Kind: TypeAlias = Literal["cpu", "cuda"]
 Quantisation: TypeAlias = Literal["nf4", "bf16"]
@@ -39,8 +39,6 @@ _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in four bits, an 8-bit scale for 64 of them, and a float32 scale for 256 scales."""
-LOGITS_AT_ONCE = 64
-"""How many targets' logits are there at the same time."""
 _LOGIT = 2 * _BF16 + 2 * _FLOAT
 """A target's logit: as computed, in float32, as its share of the sum, and as its slope."""
 _PLACE = 8
@@ -183,12 +181,13 @@ def kept_per_token(shape: BaseShape, lora: LoraSpec, kind: Kind, *, by_parts: bo
     if kind == "cuda":
         into = _FLOAT + float(lora.dropout > 0)
         adapters = sum(into * wide + _FLOAT * lora.rank for wide, _ in adapted.values())
+        adapters += _FLOAT * shape.normed_heads
         return 2 * _FLOAT * shape.hidden + attention + 3 * _BF16 * shape.intermediate + round(adapters)
     if by_parts:
         attention = _BF16 * (shape.queries + 2 * shape.keys)
     inputs = {_SAME_INPUT.get(name, name): wide for name, (wide, _) in adapted.items()}
     adapters = sum(_PLACE * lora.dropout * wide + _FLOAT * lora.rank for wide, _ in adapted.values())
-    held = 2 * shape.hidden + 2 * shape.intermediate + sum(inputs.values())
+    held = 2 * shape.hidden + shape.normed_heads + 2 * shape.intermediate + sum(inputs.values())
     return _BF16 * held + 2 * _FLOAT + attention + round(adapters)
 
 

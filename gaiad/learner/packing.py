@@ -17,6 +17,8 @@ from dataclasses import dataclass
 MIN_PREFIX_TOKENS = 64
 _WINDOW_STEPS = 32
 _STRETCH_COLUMNS = 256
+LOGITS_AT_ONCE = 64
+"""How many tokens of answers go through the vocabulary at the same time."""
 SIDE = 128
 """How many columns a block has either way, where attention goes by blocks of a row's square (`Row.blocks`)."""
 

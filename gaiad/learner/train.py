@@ -391,7 +391,7 @@ def prepared(job: Job, stop: threading.Event, say: Say, shelves: Path, layout: L
     saved, damaged = shelf.newest()
     chosen = layout or bases.layout_for(job.base_model)
     kept = Configuration(**cast("dict[str, Any]", saved.account["configuration"])) if saved is not None else None
-    blocks, attended = attending(job.base_model, device, chosen, kept)
+    blocks, attended = attending(job.base_model, device, chosen, kept, lambda: give_way(stop))
     give_way(stop)
     plan = plan_for(job, device, chosen, splits.train, splits.kinds, splits.validation, kept, by_blocks=blocks)
     give_way(stop)

@@ -6,7 +6,7 @@ Part of the trainer: it looks at what is free and at the base's `config.json`, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,11 +64,17 @@ class Gauge:
         return share_of_peak(flops, seconds, self.peak_flops) if flops else None
 
 
-def attending(folder: str, device: str, layout: Layout, kept: Configuration | None = None) -> tuple[bool, str]:
+def attending(
+    folder: str,
+    device: str,
+    layout: Layout,
+    kept: Configuration | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> tuple[bool, str]:
     """Whether attention goes by blocks, which is tried on a GPU before anything is planned, and what to say of it.
 
     A run that goes on from a checkpoint attends as `kept` there, or not at all. Whatever stands in the way of a new
-    one, there is the mask over whole rows, which needs nothing.
+    one, there is the mask over whole rows, which needs nothing. `between` is called every now and then meanwhile.
 
     Raises:
         TrainingError: the checkpoint's way is no way here any more.
@@ -79,7 +85,7 @@ def attending(folder: str, device: str, layout: Layout, kept: Configuration | No
     # 2. What a checkpoint was begun with stays, whatever would be possible now.
     if kept is not None and not kept.by_blocks:
         return False, ""
-    refused = _blocked(folder, device)
+    refused = _blocked(folder, device, between)
     if refused is None:
         return True, "attention goes by blocks (FlexAttention), after it gave here what a mask gives"
     if kept is not None:
@@ -91,12 +97,12 @@ def attending(folder: str, device: str, layout: Layout, kept: Configuration | No
     return False, f"attention goes by a mask over whole rows, which takes more time and memory: {refused.reason}"
 
 
-def _blocked(folder: str, device: str) -> Refuse | None:
+def _blocked(folder: str, device: str, between: Callable[[], None]) -> Refuse | None:
     """What stands in the way of attention by blocks, for the base in `folder`."""
     shape = devices.shape_of(folder)
     if isinstance(shape, Refuse):
         return shape
-    return usable(device, shape)
+    return usable(device, shape, between=between)
 
 
 def plan_for(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,11 +251,23 @@ def test_a_check_that_dies_hangs_or_cannot_begin_is_a_reason(
     assert refused is None or (reason or "") in refused.reason
 
 
+def test_a_check_is_broken_off_where_the_machine_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 30\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    stop, began = threading.Event(), time.monotonic()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(TrainingError, match="preempted"):
+        flex_check.usable("cuda", SHAPE, between=lambda: train.give_way(stop))
+    assert time.monotonic() - began < 10
+
+
 # --- What is made of it -----------------------------------------------------------------------------------------------
 
 
 def found(monkeypatch: pytest.MonkeyPatch, refused: Refuse | None) -> None:
-    monkeypatch.setattr(usage, "usable", lambda *_: refused)
+    monkeypatch.setattr(usage, "usable", lambda *_, **__: refused)
 
 
 def test_where_the_check_fails_a_mask_is_used_and_the_run_says_so(

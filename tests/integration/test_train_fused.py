@@ -113,7 +113,7 @@ def test_dropping_is_of_training_alone_and_the_seed_decides(folder: Path) -> Non
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_the_way_back_of_an_adapter_is_that_of_its_way_there(p: float) -> None:
-    inputs = [some(2, 5, 6), some(2, 5, 4), some(3, 6), some(4, 3)]
+    inputs = [some(2, 5, 6), some(10, 4), some(3, 6), some(4, 3)]
 
     def adapted(*tensors: Any) -> Any:
         torch.manual_seed(1)
@@ -123,7 +123,7 @@ def test_the_way_back_of_an_adapter_is_that_of_its_way_there(p: float) -> None:
     one, out, a, b = inputs
     torch.manual_seed(1)
     dropped = one.detach().flatten().index_fill(0, dropout.dropped(60, p), 0.0) if p else one.detach().flatten()
-    torch.testing.assert_close(adapted(*inputs), out + 0.7 / (1 - p) * (dropped.view(one.shape) @ a.t()) @ b.t())
+    torch.testing.assert_close(adapted(*inputs), out + 0.7 / (1 - p) * (dropped.view(10, 6) @ a.t()) @ b.t())
 
 
 def test_norm_and_gate_are_those_of_transformers() -> None:
@@ -172,12 +172,24 @@ def test_losses_of_answers_are_cross_entropies(tokens: int) -> None:
         torch.testing.assert_close(answer_loss.AnswerLosses.apply(hidden, head, targets), found[0])
 
 
+def test_a_base_may_go_on_in_place_with_what_an_adapted_projection_gave(folder: Path) -> None:
+    model = adapter_of(folder, WITHOUT_DROPOUT)
+    projection = next(module for module in model.modules() if "forward" in module.__dict__)
+    out = projection(torch.ones(1, 3, 128))
+    out += 1
+    torch.autograd.backward(out.sum())
+    assert projection.lora_B["default"].weight.grad is not None
+
+
 def test_only_a_head_that_is_nothing_else_is_fused(folder: Path) -> None:
     model = adapter_of(folder, WITHOUT_DROPOUT)
     assert answer_loss.fusable(model)
     model.config.model_type = "gemma2"
     assert not answer_loss.fusable(model)
     model.config.model_type = "llama"
+    with pytest.warns(UserWarning, match="tied layer"):
+        headed = adapter_of(folder, LoraSpec(8, 16, 0.0, ("q_proj", "lm_head")))
+    assert not answer_loss.fusable(headed)
     model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(3))
     assert not answer_loss.fusable(model)
 

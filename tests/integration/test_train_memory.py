@@ -19,6 +19,7 @@ from gaiad.learner.packing import TokenExample
 from tests.fakes.tiny_base import make_tiny_base
 
 torch = pytest.importorskip("torch")
+transformers: Any = pytest.importorskip("transformers")
 
 from gaiad.learner import base as bases  # noqa: E402
 from gaiad.learner import device, losses  # noqa: E402
@@ -83,6 +84,28 @@ def test_activations_are_counted_as_torch_keeps_them(
     slopes = 2 * shape.hidden * rows.targets
     # The first layer has no gradient to pass on, and keeps a little less.
     assert kept_bytes(model, batch) == pytest.approx(expected.activations + masks + slopes, rel=0.06)
+
+
+def test_a_base_that_norms_its_heads_keeps_these_too(tmp_path: Path) -> None:
+    tiny = transformers.Qwen3Config(
+        vocab_size=400,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+    )
+    transformers.AutoModelForCausalLM.from_config(tiny).save_pretrained(tmp_path)
+    shape = device.shape_of(str(tmp_path))
+    assert isinstance(shape, BaseShape)
+    lora = LoraSpec(8, 16, 0.05, ALL_LINEAR[:4])
+    model = bases.add_lora(bases.load_base(str(tmp_path), "cpu", quantisation="bf16"), lora).train()
+    (batch,) = losses.batches(step(), "prefix_shared", "cpu", 1024, 1024)
+    rows = rows_of([step()], 1024, shared=True, by_parts=True)
+    expected = memory.estimate(shape, lora, memory.Way("bf16", False, rows), "cpu")
+    slopes = 2 * shape.hidden * rows.targets
+    assert kept_bytes(model, batch) == pytest.approx(expected.activations + expected.masks + slopes, rel=0.06)
 
 
 def test_rows_are_counted_as_the_trainer_lays_them_out() -> None:
