@@ -12,21 +12,19 @@ from typing import Any, TypeAlias
 
 import torch
 
+from gaiad.learner.base_shape import COUNTED
 from gaiad.learner.packing import LOGITS_AT_ONCE
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
 Tensor: TypeAlias = torch.Tensor
 
-LLAMA_LIKE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Types of bases whose logits are the head's product with the last hidden state, and nothing else."""
-
 
 def fusable(model: Model) -> bool:
     """Whether a base's losses can be computed in this way: not where its head is adapted, say."""
     head = model.get_output_embeddings()
     simple = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
-    return simple and model.config.model_type in LLAMA_LIKE
+    return simple and model.config.model_type in COUNTED
 
 
 class AnswerLosses(torch.autograd.Function):  # type: ignore[misc]

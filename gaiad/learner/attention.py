@@ -11,7 +11,7 @@ The trainer's way on a CPU. Chooses no rows, and decides nothing about who sees 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from gaiad.learner.packing import Part, Stretch, stretches_of
 
 Context: TypeAlias = Any
+Attend: TypeAlias = Callable[..., tuple[torch.Tensor, None]]
 plain: Any = sdpa_attention_forward  # its own types say less than this
 
 NAME = "gaiad_parts"
@@ -55,30 +56,43 @@ class Parts:
         return self._masks[key]
 
 
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    parts: Parts | None = None,
-    **options: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it: query [1, heads, columns, width], key and value with fewer heads perhaps.
+def registered(
+    name: str, way: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, float], torch.Tensor]
+) -> Attend:
+    """Let transformers attend in `way` where a base's configuration says `name`, and return how it calls that.
 
-    Returns [1, columns, heads, width] and no weights.
+    It gets query [1, heads, columns, width], key and value with fewer heads perhaps, a row's parts or blocks, and the
+    scale; and gives [1, columns, heads, width]. Rows that come without `parts` get torch's own attention.
     """
-    if parts is None:
-        whole: tuple[torch.Tensor, None] = plain(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
-        )
-        return whole
-    assert not dropout, "a base that drops in attention is trained without sharing prefixes"
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+
+    def attend(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        parts: object = None,
+        **options: object,
+    ) -> tuple[torch.Tensor, None]:
+        if parts is None:
+            whole: tuple[torch.Tensor, None] = plain(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
+            )
+            return whole
+        assert not dropout, "a base that drops in attention is trained without sharing prefixes"
+        return way(query, key, value, parts, query.shape[3] ** -0.5 if scaling is None else scaling), None
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    return attend
+
+
+def by_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: Parts, scale: float) -> torch.Tensor:
+    """Attention part by part."""
     found: torch.Tensor = Attended.apply(query[0], key[0], value[0], parts, scale)
-    return found[None], None
+    return found[None]
 
 
 class Attended(torch.autograd.Function):  # type: ignore[misc]
@@ -138,5 +152,4 @@ def _add(sums: torch.Tensor, stretch: Stretch, terms: torch.Tensor) -> None:
         sums[:, one] += its
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+attend = registered(NAME, by_parts)

@@ -21,7 +21,7 @@ from gaiad.curriculum import Json, LoraSpec, TrainingSpec
 from gaiad.errors import TrainingError
 from gaiad.learner import attention, flex
 from gaiad.learner import device as devices
-from gaiad.learner.answer_loss import LLAMA_LIKE
+from gaiad.learner.base_shape import COUNTED
 from gaiad.learner.fused import fuse
 from gaiad.learner.losses import Layout
 from gaiad.learner.protocol import Job
@@ -96,7 +96,7 @@ def layout_for(folder: str) -> Layout:
     kinds = getattr(config, "layer_types", None)
     full = set(kinds) == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)
     full = full and not getattr(config, "attention_dropout", 0.0)
-    return "prefix_shared" if full and config.model_type in LLAMA_LIKE else "padded"
+    return "prefix_shared" if full and config.model_type in COUNTED else "padded"
 
 
 def trained_weights(model: Model) -> dict[str, torch.nn.Parameter]:

@@ -13,7 +13,9 @@ from gaiad.curriculum import Json, LoraSpec
 from gaiad.errors import Refuse
 
 COUNTED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose layers are seven projections, two norms, and attention with grouped keys."""
+"""Model types whose layers are seven projections, two norms, and attention with grouped keys, and whose logits are the
+head's product with the last hidden state.
+"""
 
 _PARTS = ("text_config", "num_experts", "num_local_experts", "n_routed_experts")
 

@@ -20,14 +20,11 @@ from typing import Any
 
 import torch
 from torch.nn.attention import flex_attention as torchs
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from gaiad.learner.attention import registered
 from gaiad.learner.packing import SIDE, Row, in_blocks
 
-plain: Any = sdpa_attention_forward  # its own types say less than this
-compiler: Any = torch  # nor do those of its settings
+compiler: Any = torch  # its own types say less of its settings
 
 NAME = "gaiad_flex"
 """What the base's configuration calls this attention; rows that come without blocks get torch's own."""
@@ -125,32 +122,11 @@ def compiled() -> Callable[..., torch.Tensor]:
     return kernel
 
 
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    parts: Blocks | None = None,
-    **options: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it: query [1, heads, columns, width], key and value with fewer heads perhaps.
-
-    Returns [1, columns, heads, width] and no weights.
-    """
-    if parts is None:
-        whole: tuple[torch.Tensor, None] = plain(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
-        )
-        return whole
-    assert not dropout, "a base that drops in attention is trained without sharing prefixes"
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, blocks: Blocks, scale: float
+) -> torch.Tensor:
     way: Callable[..., torch.Tensor] = compiled() if query.is_cuda else by_blocks
-    found = way(query, key, value, *parts.tensors, scale)
-    return found.transpose(1, 2).contiguous(), None
+    return way(query, key, value, *blocks.tensors, scale).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+attend = registered(NAME, _attended)

@@ -19,8 +19,9 @@ import torch
 from gaiad.learner.protocol import Job
 
 CODE = (
-    *("answer_loss", "attention", "base", "checkpoint", "dataset", "device", "dropout", "example", "flex"),
-    *("flex_check", "fused", "likeness", "losses", "packing", "rendering", "snapshot", "steadiness", "train", "usage"),
+    *("answer_loss", "attention", "base", "base_shape", "checkpoint", "dataset", "device", "dropout", "example"),
+    *("flex", "flex_check", "fused", "likeness", "losses", "packing", "rendering", "snapshot", "steadiness"),
+    *("train", "usage"),
 )
 """The modules that decide what a run computes."""
 

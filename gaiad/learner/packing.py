@@ -133,17 +133,15 @@ class Row:
         one of run j. Blocks without any are not in it.
         """
         found: Counter[tuple[int, int]] = Counter()
-        starts: list[int] = []
         parts = self.parts
-        for part in parts:
-            begin = starts[-1] + parts[len(starts) - 1].length if starts else 0
-            starts.append(begin)
+        starts = [0, *itertools.accumulate(part.length for part in parts)]
+        for part, begin in zip(parts, starts, strict=False):
             for run in range(begin // SIDE, -(-(begin + part.length) // SIDE)):
                 first = max(begin, run * SIDE)
                 asking = min(begin + part.length, (run + 1) * SIDE) - first
                 seen = [(begin, first)]
                 if part.prefix is not None:
-                    seen.append((starts[part.prefix], starts[part.prefix] + parts[part.prefix].length))
+                    seen.append((starts[part.prefix], starts[part.prefix + 1]))
                 for low, high in seen:
                     for other in range(low // SIDE, -(-high // SIDE) if high > low else 0):
                         found[run, other] += asking * (min(high, (other + 1) * SIDE) - max(low, other * SIDE))
