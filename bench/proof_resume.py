@@ -129,7 +129,7 @@ def job_in(folder: Path, base: Path) -> Job:
         output_dir="",
         lora=LoraSpec(8, 16, 0.1, ("q_proj", "k_proj", "v_proj", "o_proj")),
         training=TrainingSpec(512, STEPS, 4, 5e-3, 2, 0.01, 1.0, "bf16", 4, 9, 7, preference="dpo"),
-        threads=1,
+        threads=2,
         device="cpu",
         checkpoint_every_s=0.2,
     )
@@ -140,7 +140,7 @@ def lived(job: Job, place: Path, moment: Moment | None) -> Life:
     reading, writing = os.pipe()
     told = place / "told.jsonl"
     environment = {
-        **child_environment(os.environ, threads=1),
+        **child_environment(os.environ, threads=2),
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
     }
     with told.open("wb") as out, (place / "trainer.log").open("ab") as log:

@@ -121,6 +121,7 @@ def measure(case: Case, steps: int) -> None:
     from gaiad.learner import base as bases
     from gaiad.learner import losses
     from gaiad.learner.device import hold_down, resident
+    from gaiad.learner.usage import ranks_for
 
     spec = TrainingSpec(case.tokens, 4, 4, 5e-4, 1, 0.0, 1.0, case.quantisation, 2, 3, 7)
     # What torch sets up for itself with the first product is not the run's.
@@ -133,11 +134,12 @@ def measure(case: Case, steps: int) -> None:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model = bases.add_lora(base, case.lora).train()
     optimiser = bases.optimiser_for(model, case.lora, spec)
+    ranks = ranks_for(str(MODEL), "cpu", "prefix_shared", checkpointing=case.checkpointing)
     Path("/proc/self/clear_refs").write_text(RESET, encoding="ascii")
     began = time.process_time()
     for chosen in case.examples(steps):
         optimiser.zero_grad(set_to_none=True)
-        laid_out = losses.batches(chosen, "prefix_shared", "cpu", case.tokens, case.tokens)
+        laid_out = losses.batches(chosen, "prefix_shared", "cpu", case.tokens, case.tokens, ranks=ranks)
         train.gradients_of(model, laid_out, spec)
         optimiser.step()
         hold_down(plan, held_before, "cpu")

@@ -27,6 +27,7 @@ REPLAY_KINDS = frozenset({"replay", "self_replay"})
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Every projection of a Llama-like layer, which is where low ranks learn like whole weights."""
+_TABLES = frozenset({"lm_head", "embed_tokens"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +413,9 @@ def _meaning_problems(spec: Mapping[str, Json], profile: str) -> Iterator[str]:
         yield f"minimum_examples: {curriculum.minimum_examples} is more than split.train = {split.train} ({where})"
     if training.warmup_steps >= training.max_steps:
         yield f"training.warmup_steps: {training.warmup_steps} must be below max_steps = {training.max_steps} ({where})"
+    tables = [name for name in curriculum.lora.target_modules if name in _TABLES]
+    if tables:
+        yield f"lora.target_modules: no engine serves an adapter on {', '.join(tables)}; name projections ({where})"
     for problem in _source_problems(curriculum):
         yield f"{problem} ({where})"
 

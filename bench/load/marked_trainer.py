@@ -52,9 +52,9 @@ def main(descriptor: int, adapters: Path) -> int:
 
     write = bases.write_adapter
     bases.write_adapter = marked("write", noted)
-    vars(train)["losses_of"] = marked("forward", losses.losses_of)
+    vars(train)["each_losses"] = marked("forward", losses.each_losses)
     rendering.usable = marked("preparation", rendering.usable)
-    torch.autograd.backward = marked("backward", torch.autograd.backward)
+    vars(train)["learn_back"] = marked("backward", losses.learn_back)
     Shelf.save = marked("save", Shelf.save)  # type: ignore[method-assign]
     code = train.main(pipe)
     if code == 0 and not list((adapters / ADAPTER).glob("v1-*")):

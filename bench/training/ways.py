@@ -25,6 +25,7 @@ from gaiad.learner import train as recipe
 from gaiad.learner.fused import unfuse
 from gaiad.learner.memory import Plan
 from gaiad.learner.packing import TokenExample, plan_steps
+from gaiad.learner.usage import ranks_for
 
 Model: TypeAlias = Any
 hub: Any = transformers  # its own types say less than this
@@ -69,9 +70,10 @@ def ours(work: Work, pace: Pace) -> None:
         checkpointing=False,
     )
     assert isinstance(plan, Plan)
+    ranks = ranks_for(work.base_model, "cpu", layout, checkpointing=False)
 
     def gradients(chosen: Sequence[TokenExample]) -> int:
-        laid_out = losses.batches(chosen, layout, "cpu", plan.row_tokens, plan.row_tokens)
+        laid_out = losses.batches(chosen, layout, "cpu", plan.row_tokens, plan.row_tokens, ranks=ranks)
         recipe.gradients_of(work.model, laid_out, work.spec)
         return sum(batch.input_ids.numel() for batch in laid_out)
 

@@ -14,6 +14,7 @@ import torch
 
 from gaiad.learner.base_shape import COUNTED
 from gaiad.learner.packing import LOGITS_AT_ONCE
+from gaiad.learner.scripted import scripted
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
@@ -27,26 +28,32 @@ def fusable(model: Model) -> bool:
     return simple and model.config.model_type in COUNTED
 
 
+@scripted
+def _losses(hidden: Tensor, head: Tensor, targets: Tensor, at_once: int, sloping: bool) -> tuple[Tensor, Tensor]:
+    """Losses, and the hidden states' slopes of each (left empty where not wanted)."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    losses = torch.empty([hidden.shape[0]], dtype=wide, device=hidden.device)
+    slopes = torch.empty_like(hidden if sloping else hidden[:0])
+    for first in range(0, hidden.shape[0], at_once):
+        logits = (hidden[first : first + at_once] @ head.t()).to(wide)
+        right = targets[first : first + at_once].unsqueeze(1)
+        whole = torch.logsumexp(logits, dim=-1, keepdim=True)
+        losses[first : first + at_once] = (whole - logits.gather(1, right)).squeeze(1)
+        if sloping:
+            likely = logits.sub_(whole).exp_()
+            likely.scatter_add_(1, right, torch.full_like(right, -1, dtype=wide))
+            slopes[first : first + at_once] = likely.to(head.dtype) @ head
+    return losses, slopes
+
+
 class AnswerLosses(torch.autograd.Function):  # type: ignore[misc]
     """Cross-entropy in nats [tokens] of hidden states [tokens, hidden] under a frozen head [vocabulary, hidden]."""
 
     @staticmethod
     def forward(ctx: Context, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """Losses in float32 (float64 of such a base); logits are rounded to the base's own type first, as it does."""
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for first in range(0, len(hidden), LOGITS_AT_ONCE):
-            some = slice(first, first + LOGITS_AT_ONCE)
-            logits, right = (hidden[some] @ head.t()).to(wide), targets[some, None]
-            whole = torch.logsumexp(logits, dim=-1, keepdim=True)
-            losses[some] = (whole - logits.gather(1, right))[:, 0]
-            if slopes is not None:
-                likely = logits.sub_(whole).exp_()
-                likely.scatter_add_(1, right, torch.full_like(right, -1, dtype=wide))
-                slopes[some] = likely.to(head.dtype) @ head
-        if slopes is not None:
-            ctx.save_for_backward(slopes)
+        losses, slopes = _losses(hidden, head, targets, LOGITS_AT_ONCE, ctx.needs_input_grad[0])
+        ctx.save_for_backward(slopes)
         return losses
 
     @staticmethod

@@ -12,17 +12,21 @@ The trainer's way on a CPU. Chooses no rows, and decides nothing about who sees 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from gaiad.learner.packing import Part, Stretch, stretches_of
+from gaiad.learner.packing import Part, Share, stretches_of
+from gaiad.learner.ranks import Meeting
+from gaiad.learner.scripted import scripted
 
 Context: TypeAlias = Any
-Attend: TypeAlias = Callable[..., tuple[torch.Tensor, None]]
+Tensor: TypeAlias = torch.Tensor
+T = TypeVar("T")
+Attend: TypeAlias = Callable[..., tuple[Tensor, None]]
 plain: Any = sdpa_attention_forward  # its own types say less than this
 
 NAME = "gaiad_parts"
@@ -32,33 +36,50 @@ NAME = "gaiad_parts"
 class Parts:
     """The parts of one row, and the masks inside them: made once for all layers, until they are forgotten.
 
-    `pairs` are those of columns that see each other.
+    `pairs` are those of columns that see each other. Of a row that is divided among ranks these are the parts of one
+    `share`, whose rank gets the others' keys and values at their `meeting`.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.stretches = stretches_of(parts)
+    def __init__(self, parts: Sequence[Part], share: Share | None = None, meeting: Meeting | None = None) -> None:
+        self.stretches = stretches_of(parts) if share is None else share.stretches
         self.pairs = sum(one.length * one.width - one.length * (one.length - 1) // 2 for one in self.stretches)
-        self._masks: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
+        self.rank, self.meeting = 0 if share is None else share.rank, meeting
+        # How many columns of one's own a stretch has, from which on, and what it sees: (whose, from, to before).
+        self.asking = [(one.columns.start, one.columns.stop) for one in self.stretches]
+        self.seen = [
+            [(rank, its.start, its.stop) for rank, its in zip(one.ranks, one.seen, strict=True)]
+            for one in self.stretches
+        ]
+        self._masks: list[Tensor] = []
+        self._masked: tuple[int, torch.dtype] | None = None
 
     def forget(self) -> None:
         """Let go of the masks, as large as what one layer weighs; where they are wanted they are made again."""
-        self._masks.clear()
+        self._masks, self._masked = [], None
 
-    def mask(self, length: int, width: int, heads: int, like: torch.Tensor) -> torch.Tensor:
-        """What is added to scores [..., heads * length, width]: nothing where query i sees key j, else minus infinity.
+    def gathered(self, own: T) -> list[T]:
+        """What each rank hands over, by rank; without others one's own alone."""
+        return [own] if self.meeting is None else self.meeting.gathered(self.rank, own)
+
+    def masks(self, heads: int, like: Tensor) -> list[Tensor]:
+        """What is added to each stretch's scores [..., heads * length, width]: nothing where query i sees key j, else
+        minus infinity.
 
         The last key is the last query's own; `heads` of queries that have their keys in common lie one after another.
         """
-        key = (length, width, heads, like.dtype)
-        if key not in self._masks:
-            hidden = torch.full((length, width), float("-inf"), dtype=like.dtype, device=like.device)
-            self._masks[key] = hidden.triu(width - length + 1).repeat(heads, 1)[None]
-        return self._masks[key]
+        if self._masked != (heads, like.dtype):
+            self._masked = (heads, like.dtype)
+            made: dict[tuple[int, int], Tensor] = {}
+            for one in self.stretches:
+                shape = (one.length, one.width)
+                if shape not in made:
+                    hidden = torch.full(shape, float("-inf"), dtype=like.dtype, device=like.device)
+                    made[shape] = hidden.triu(one.width - one.length + 1).repeat(heads, 1)[None]
+            self._masks = [made[one.length, one.width] for one in self.stretches]
+        return self._masks
 
 
-def registered(
-    name: str, way: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, float], torch.Tensor]
-) -> Attend:
+def registered(name: str, way: Callable[[Tensor, Tensor, Tensor, Any, float], Tensor]) -> Attend:
     """Let transformers attend in `way` where a base's configuration says `name`, and return how it calls that.
 
     It gets query [1, heads, columns, width], key and value with fewer heads perhaps, a row's parts or blocks, and the
@@ -67,17 +88,17 @@ def registered(
 
     def attend(
         module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
         scaling: float | None = None,
         dropout: float = 0.0,
         parts: object = None,
         **options: object,
-    ) -> tuple[torch.Tensor, None]:
+    ) -> tuple[Tensor, None]:
         if parts is None:
-            whole: tuple[torch.Tensor, None] = plain(
+            whole: tuple[Tensor, None] = plain(
                 module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
             )
             return whole
@@ -89,67 +110,119 @@ def registered(
     return attend
 
 
-def by_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: Parts, scale: float) -> torch.Tensor:
+def by_parts(query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float) -> Tensor:
     """Attention part by part."""
-    found: torch.Tensor = Attended.apply(query[0], key[0], value[0], parts, scale)
+    found: Tensor = Attended.apply(query[0], key[0], value[0], parts, scale)
     return found[None]
+
+
+def _seen(columns: list[Tensor], seen: list[tuple[int, int, int]]) -> Tensor:
+    """Those that a stretch sees of each rank's [heads, columns, width]."""
+    rank, first, stop = seen[0]
+    some = [columns[rank][:, first:stop]]
+    for rank, first, stop in seen[1:]:
+        some.append(columns[rank][:, first:stop])
+    return torch.cat(some, dim=1) if len(some) > 1 else some[0]
+
+
+def _add(sums: list[Tensor], seen: list[tuple[int, int, int]], terms: Tensor) -> None:
+    """Add to the columns that a stretch sees."""
+    place = 0
+    for rank, first, stop in seen:
+        sums[rank][:, first:stop].add_(terms[:, place : place + stop - first])
+        place += stop - first
+
+
+@scripted
+def _weighed(
+    query: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    masks: list[Tensor],
+    asking: list[tuple[int, int]],
+    seen: list[list[tuple[int, int, int]]],
+    scale: float,
+) -> tuple[Tensor, list[Tensor]]:
+    """What comes out [columns, heads, width], and the weights of each stretch."""
+    groups = query.unflatten(0, [keys[0].shape[0], -1])
+    out = query.new_empty([query.shape[1], groups.shape[0], groups.shape[1], values[0].shape[2]])
+    kept: list[Tensor] = []
+    for place, (first, stop) in enumerate(asking):
+        block = groups[:, :, first:stop].flatten(1, 2)
+        scores = torch.baddbmm(masks[place], block, _seen(keys, seen[place]).transpose(1, 2), alpha=scale)
+        weights = torch.softmax(scores, dim=-1)
+        kept.append(weights)
+        found = torch.bmm(weights, _seen(values, seen[place]))
+        out[first:stop] = found.unflatten(1, [-1, stop - first]).permute(2, 0, 1, 3)
+    return out.flatten(1, 2), kept
+
+
+@scripted
+def _weighed_back(
+    slope: Tensor,
+    query: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    kept: list[Tensor],
+    asking: list[tuple[int, int]],
+    seen: list[list[tuple[int, int, int]]],
+    scale: float,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients of one's own queries, and of all keys and values that they see."""
+    groups = query.unflatten(0, [keys[0].shape[0], -1])
+    coming = slope.unflatten(1, [groups.shape[0], groups.shape[1]]).permute(1, 2, 0, 3)
+    of_queries = torch.empty_like(groups, memory_format=torch.contiguous_format)
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    of_keys = [torch.zeros_like(one, dtype=wide) for one in keys]
+    of_values = [torch.zeros_like(one, dtype=wide) for one in values]
+    for place, (first, stop) in enumerate(asking):
+        weights, its = kept[place], seen[place]
+        block, back = groups[:, :, first:stop].flatten(1, 2), coming[:, :, first:stop].flatten(1, 2)
+        _add(of_values, its, torch.bmm(weights.transpose(1, 2), back))
+        back = torch.bmm(back, _seen(values, its).transpose(1, 2))
+        scores = torch.ops.aten._softmax_backward_data(back, weights, -1, weights.dtype).mul_(scale)
+        of_queries[:, :, first:stop] = torch.bmm(scores, _seen(keys, its)).unflatten(1, [-1, stop - first])
+        _add(of_keys, its, torch.bmm(scores.transpose(1, 2), block))
+    return of_queries.flatten(0, 1), of_keys, of_values
 
 
 class Attended(torch.autograd.Function):  # type: ignore[misc]
     """Each part's queries against the keys that it sees: query [heads, columns, width], key and value with fewer heads.
 
     Returns [columns, heads, width]. Only the weights are kept; gradients of keys that several parts see are summed in
-    float32.
+    float32, those of several ranks in their order.
     """
 
     @staticmethod
-    def forward(
-        ctx: Context, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, parts: Parts, scale: float
-    ) -> torch.Tensor:
+    def forward(ctx: Context, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float) -> Tensor:
         """Weigh the values."""
-        asking = query.unflatten(0, (len(key), -1))
-        out = query.new_empty(query.shape[1], *asking.shape[:2], value.shape[2])
-        kept: list[torch.Tensor] = []
-        for one in parts.stretches:
-            block, keys = asking[:, :, one.columns].flatten(1, 2), _seen(key, one)
-            mask = parts.mask(one.length, one.width, asking.shape[1], block)
-            weights = torch.softmax(torch.baddbmm(mask, block, keys.transpose(1, 2), alpha=scale), dim=-1)
-            kept.append(weights)
-            out[one.columns] = torch.bmm(weights, _seen(value, one)).unflatten(1, (-1, one.length)).permute(2, 0, 1, 3)
-        ctx.save_for_backward(query, key, value, *kept)
+        # Later ranks' columns are seen by none of these.
+        theirs = parts.gathered((key.detach(), value.detach()))[: parts.rank + 1]
+        keys, values = [key for key, _ in theirs], [value for _, value in theirs]
+        masks = parts.masks(len(query) // len(key), query)
+        out, kept = _weighed(query, keys, values, masks, parts.asking, parts.seen, scale)
+        ctx.save_for_backward(query, *keys, *values, *kept)
         ctx.parts, ctx.scale = parts, scale
-        return out.flatten(1, 2)
+        return out
 
     @staticmethod
-    def backward(ctx: Context, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of queries, keys and values."""
-        query, key, value, *kept = ctx.saved_tensors
-        asking = query.unflatten(0, (len(key), -1))
-        coming = slope.unflatten(1, asking.shape[:2]).permute(1, 2, 0, 3)
-        of_queries = torch.empty_like(asking, memory_format=torch.contiguous_format)
-        wide = torch.promote_types(key.dtype, torch.float32)
-        of_keys, of_values = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
-        for one, weights in zip(ctx.parts.stretches, kept, strict=True):
-            block, back = asking[:, :, one.columns].flatten(1, 2), coming[:, :, one.columns].flatten(1, 2)
-            _add(of_values, one, torch.bmm(weights.transpose(1, 2), back))
-            back = torch.bmm(back, _seen(value, one).transpose(1, 2))
-            scores = torch.ops.aten._softmax_backward_data(back, weights, -1, weights.dtype).mul_(ctx.scale)
-            of_queries[:, :, one.columns] = torch.bmm(scores, _seen(key, one)).unflatten(1, (-1, one.length))
-            _add(of_keys, one, torch.bmm(scores.transpose(1, 2), block))
-        return of_queries.flatten(0, 1), of_keys.to(key.dtype), of_values.to(value.dtype), None, None
+        parts, (query, *more) = ctx.parts, ctx.saved_tensors
+        count = parts.rank + 1
+        keys, values, kept = more[:count], more[count : 2 * count], more[2 * count :]
+        of_query, *found = _weighed_back(slope, query, keys, values, kept, parts.asking, parts.seen, ctx.scale)
+        own = _summed(parts.gathered(found), parts.rank)
+        return of_query, *(one.to(query.dtype) for one in own), None, None
 
 
-def _seen(columns: torch.Tensor, stretch: Stretch) -> torch.Tensor:
-    """Those of [heads, columns, width] that a stretch sees."""
-    first, *more = [columns[:, one] for one in stretch.seen]
-    return torch.cat([first, *more], dim=1) if more else first
-
-
-def _add(sums: torch.Tensor, stretch: Stretch, terms: torch.Tensor) -> None:
-    """Add to the columns that a stretch sees."""
-    lengths = [one.stop - one.start for one in stretch.seen]
-    for one, its in zip(stretch.seen, terms.split(lengths, dim=1), strict=True):
-        sums[:, one] += its
+def _summed(found: Sequence[Sequence[Sequence[Tensor]]], rank: int) -> list[Tensor]:
+    """What all that see a rank's columns found of these: [rank][keys, values][whose]; ranks before see none of them."""
+    own = [some[rank] for some in found[rank]]
+    for its in found[rank + 1 :]:
+        for total, some in zip(own, its, strict=True):
+            total += some[rank]
+    return own
 
 
 attend = registered(NAME, by_parts)

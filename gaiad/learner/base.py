@@ -99,6 +99,18 @@ def layout_for(folder: str) -> Layout:
     return "prefix_shared" if full and config.model_type in COUNTED else "padded"
 
 
+def rotates_alike(folder: str) -> bool:
+    """Say whether this base turns a column by its position alone, whatever other columns it is computed with."""
+    config = hub.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return not {"dynamic", "longrope"} & _rope_types(getattr(config, "rope_parameters", None) or {})
+
+
+def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+    # Some bases have other ones in each kind of layer.
+    kinds = [parameters, *(one for one in parameters.values() if isinstance(one, Mapping))]
+    return {str(kind.get("rope_type")) for kind in kinds}
+
+
 def trained_weights(model: Model) -> dict[str, torch.nn.Parameter]:
     """The weights that are learnt, by name, in the model's order."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

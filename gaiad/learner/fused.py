@@ -24,6 +24,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
 from gaiad.learner.dropout import dropped
+from gaiad.learner.scripted import scripted
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
@@ -77,52 +78,83 @@ def _fed_forward(module: Layer, inputs: Tensor) -> Tensor:
     return found
 
 
-def _wider(tensor: Tensor) -> Tensor:
-    """A copy in float32, or in float64 where it is that already."""
-    wide = torch.promote_types(tensor.dtype, torch.float32)
-    return tensor.to(wide, copy=True, memory_format=torch.contiguous_format)
+@scripted
+def _added(
+    inputs: Tensor, out: Tensor, a: Tensor, b: Tensor, places: Tensor | None, inner: float
+) -> tuple[Tensor, Tensor]:
+    """What frozen projection and LoRA give together, and the LoRA's middle [tokens, rank]."""
+    left = inputs.reshape(-1, inputs.shape[-1]).to(a.dtype, copy=True, memory_format=torch.contiguous_format)
+    if places is not None:
+        left.view(-1).index_fill_(0, places, 0.0)
+    middle = (left @ a.t()).mul_(inner)
+    whole = out.to(a.dtype, copy=True, memory_format=torch.contiguous_format).addmm_(middle, b.t())
+    return whole.to(out.dtype), middle
+
+
+@scripted
+def _added_back(
+    slope: Tensor, inputs: Tensor, middle: Tensor, a: Tensor, b: Tensor, places: Tensor | None, inner: float, into: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients of the inputs, where these are wanted, and of both matrices."""
+    left = inputs.reshape(-1, inputs.shape[-1]).to(a.dtype, copy=True, memory_format=torch.contiguous_format)
+    if places is not None:
+        left.view(-1).index_fill_(0, places, 0.0)
+    wide = slope.to(a.dtype, copy=True, memory_format=torch.contiguous_format)
+    back = (wide @ b).mul_(inner)
+    of_a, of_b = back.t() @ left, wide.t() @ middle
+    of_inputs: Tensor | None = None
+    if into:
+        torch.mm(back, a, out=left)
+        if places is not None:
+            left.view(-1).index_fill_(0, places, 0.0)
+        of_inputs = left.to(inputs.dtype).view(inputs.shape)
+    return of_inputs, of_a, of_b
 
 
 class Adapted(torch.autograd.Function):  # type: ignore[misc]
     """`out + scale * B A drop(inputs)`: inputs [..., in], out [tokens, out], A [rank, in], B [out, rank].
 
-    The inputs are kept as they came, with the places of what was dropped, and made float32 again on the way back.
+    The inputs are kept as they came, with the places of what was dropped, and made as wide as the LoRA again on the way
+    back.
     """
 
     @staticmethod
     def forward(ctx: Context, inputs: Tensor, out: Tensor, a: Tensor, b: Tensor, scale: float, p: float) -> Tensor:
         """Add a LoRA's product to what the frozen projection gave."""
-        ctx.inner, places = scale / (1 - p), None
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        if p:
-            places = dropped(flat.numel(), p)
-        middle = (_left(flat, places) @ a.t()).mul_(ctx.inner)
+        ctx.inner = scale / (1 - p)
+        places = dropped(inputs.numel(), p) if p else None
+        whole, middle = _added(inputs, out, a, b, places, ctx.inner)
         ctx.save_for_backward(inputs, middle, a, b, places)
-        return _wider(out).addmm_(middle, b.t()).to(out.dtype)
+        return whole
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs by way of the LoRA alone, of `out`, and of both matrices."""
         inputs, middle, a, b, places = ctx.saved_tensors
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        wide = _wider(slope)
-        back = (wide @ b).mul_(ctx.inner)
-        left = _left(flat, places)
-        slopes = back.t() @ left, wide.t() @ middle
-        of_inputs = None
-        if ctx.needs_input_grad[0]:
-            torch.mm(back, a, out=left)
-            if places is not None:
-                left.view(-1).index_fill_(0, places, 0.0)
-            of_inputs = left.to(inputs.dtype).view(inputs.shape)
-        return of_inputs, slope, *slopes, None, None
+        found = _added_back(slope, inputs, middle, a, b, places, ctx.inner, ctx.needs_input_grad[0])
+        return found[0], slope, found[1], found[2], None, None
 
 
-def _left(flat: Tensor, places: Tensor | None) -> Tensor:
-    wide = _wider(flat)
-    if places is not None:
-        wide.view(-1).index_fill_(0, places, 0.0)
-    return wide
+def _wide(tensor: Tensor) -> torch.dtype:
+    """float32, or float64 where a tensor is that already."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+@scripted
+def _normal(inputs: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The normed inputs, and what each was multiplied by [..., 1]."""
+    wide = inputs.to(_wide(inputs), copy=True, memory_format=torch.contiguous_format)
+    inverse = torch.ops.aten.linalg_vector_norm(wide, 2, [-1], True).square_().div_(wide.shape[-1])
+    inverse = inverse.add_(epsilon).rsqrt_()
+    return wide.mul_(inverse).to(inputs.dtype).mul_(weight), inverse
+
+
+@scripted
+def _normal_back(slope: Tensor, inputs: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    wide = (slope * weight).to(_wide(inputs), copy=True, memory_format=torch.contiguous_format)
+    normed = inputs.to(_wide(inputs), copy=True, memory_format=torch.contiguous_format).mul_(inverse)
+    along = torch.ops.aten.linalg_vecdot(wide, normed).div_(wide.shape[-1]).unsqueeze(-1)
+    return wide.addcmul_(normed, along, value=-1).mul_(inverse).to(inputs.dtype)
 
 
 class Normed(torch.autograd.Function):  # type: ignore[misc]
@@ -131,19 +163,24 @@ class Normed(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Context, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """Norm in float32, weigh in the inputs' own type."""
-        wide = _wider(inputs)
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1])
-        inverse = inverse.add_(epsilon).rsqrt_()
+        found, inverse = _normal(inputs, weight, epsilon)
         ctx.save_for_backward(inputs, weight, inverse)
-        return wide.mul_(inverse).to(inputs.dtype).mul_(weight)
+        return found
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the inputs."""
-        inputs, weight, inverse = ctx.saved_tensors
-        wide, normed = _wider(slope * weight), _wider(inputs).mul_(inverse)
-        along = torch.linalg.vecdot(wide, normed).div_(wide.shape[-1])[..., None]
-        return wide.addcmul_(normed, along, value=-1).mul_(inverse).to(inputs.dtype), None, None
+        return _normal_back(slope, *ctx.saved_tensors), None, None
+
+
+@scripted
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return torch.nn.functional.silu(gate).mul_(up)
+
+
+@scripted
+def _gated_back(slope: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten.silu_backward(slope * up, gate), torch.nn.functional.silu(gate).mul_(slope)
 
 
 class Gated(torch.autograd.Function):  # type: ignore[misc]
@@ -153,10 +190,9 @@ class Gated(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Context, gate: Tensor, up: Tensor) -> Tensor:
         """Gate and up [..., intermediate]."""
         ctx.save_for_backward(gate, up)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Their gradients."""
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(slope * up, gate), torch.nn.functional.silu(gate).mul_(slope)
+        return _gated_back(slope, *ctx.saved_tensors)

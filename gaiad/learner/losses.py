@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -17,11 +18,25 @@ from gaiad.curriculum import TrainingSpec
 from gaiad.learner import attention, flex
 from gaiad.learner.answer_loss import AnswerLosses, fusable
 from gaiad.learner.attention import Parts
+from gaiad.learner.dropout import drawing
 from gaiad.learner.flops import Work
-from gaiad.learner.packing import Row, TokenExample, in_blocks, plan_pairs, plan_rows, rejected_side, single_rows
+from gaiad.learner.packing import (
+    Part,
+    Row,
+    Share,
+    TokenExample,
+    in_blocks,
+    plan_pairs,
+    plan_rows,
+    rejected_side,
+    shares_of,
+    single_rows,
+)
+from gaiad.learner.ranks import Meeting, each
 
 Layout: TypeAlias = Literal["prefix_shared", "padded"]
 Model: TypeAlias = Any
+T = TypeVar("T")
 
 ROW_TOKENS = {"cpu": 1024, "cuda": 2048}
 """How many tokens a row has at least room for, by device."""
@@ -33,7 +48,8 @@ class Batch:
 
     `sides` is there where the batch holds pairs: target i belongs to side `sides[i]` of them, where 2k is the right
     answer of pair k and 2k + 1 its rejected one. `pair_weights` is what each pair counts. `parts`, or blocks, say who
-    sees whom in a batch of one row that shares prefixes; without them the mask does.
+    sees whom in a batch of one row that shares prefixes; without them the mask does. `shares` are the same columns and
+    targets once more, in order, divided among ranks that compute them at the same time.
     """
 
     input_ids: torch.Tensor
@@ -46,11 +62,13 @@ class Batch:
     sides: torch.Tensor | None = None
     pair_weights: torch.Tensor | None = None
     parts: Parts | flex.Blocks | None = None
+    shares: tuple[Batch, ...] = ()
 
     def forget(self) -> None:
         """Let go of what one pass made for all of its layers."""
-        if self.parts is not None:
-            self.parts.forget()
+        for one in (self, *self.shares):
+            if one.parts is not None:
+                one.parts.forget()
 
     @property
     def learnt(self) -> torch.Tensor:
@@ -78,17 +96,19 @@ def batches(
     row_tokens: int | None = None,
     *,
     by_blocks: bool = False,
+    ranks: int = 1,
 ) -> list[Batch]:
     """Lay examples out for the network: sharing prefixes, or plainly, sorted by length and padded.
 
     A row has room for `row_tokens` (None: what suits the device), and always for the longest example. `by_blocks` is
-    how rows that share are attended to (`flex`); else it is by parts on a CPU, and on a GPU by a mask.
+    how rows that share are attended to (`flex`); else it is by parts on a CPU, and on a GPU by a mask. Rows that are
+    attended to by parts are divided among so many `ranks`.
     """
     room = max(row_tokens or ROW_TOKENS[device], max_tokens)
     plain = [one for one in examples if not one.rejected]
     pairs = [one for one in examples if one.rejected]
     if layout == "prefix_shared":
-        lay = row_in_blocks if by_blocks else row_of if device == "cpu" else _masked_row
+        lay = row_in_blocks if by_blocks else partial(row_of, ranks=ranks) if device == "cpu" else _masked_row
         laid_out = [lay(row, device) for row in plan_rows(plain, max_row_tokens=room)]
         return laid_out + [lay(row, device, inside) for row, inside in plan_pairs(pairs, max_row_tokens=room)]
     return _padded(plain, device, room) + _padded_pairs(pairs, device, room)
@@ -118,9 +138,28 @@ def _padded_pairs(pairs: Sequence[TokenExample], device: str, room: int) -> list
     return laid_out
 
 
-def row_of(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
-    """Put a row that shares prefixes into tensors, with its parts instead of a mask."""
-    return dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(row.parts))
+def row_of(row: Row, device: str, pairs: Sequence[TokenExample] = (), ranks: int = 1) -> Batch:
+    """Put a row that shares prefixes into tensors, with its parts instead of a mask, divided among `ranks`."""
+    whole = dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(row.parts))
+    shares = shares_of(row.parts, ranks)
+    if len(shares) == 1:
+        return whole
+    meeting = Meeting(len(shares))
+    return dataclasses.replace(whole, shares=tuple(_share(whole, row.parts, one, meeting) for one in shares))
+
+
+def _share(whole: Batch, parts: Sequence[Part], share: Share, meeting: Meeting) -> Batch:
+    columns, its = slice(share.first, share.stop), (whole.columns >= share.first) & (whole.columns < share.stop)
+    return Batch(
+        input_ids=whole.input_ids[:, columns],
+        attention_mask=whole.attention_mask[:, columns],
+        position_ids=whole.position_ids[:, columns],
+        rows=whole.rows[its],
+        columns=whole.columns[its] - share.first,
+        targets=whole.targets[its],
+        weights=whole.weights[its],
+        parts=Parts(parts, share, meeting),
+    )
 
 
 def row_in_blocks(row: Row, device: str, pairs: Sequence[TokenExample] = ()) -> Batch:
@@ -171,7 +210,58 @@ def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[
 
 
 def token_losses(model: Model, batch: Batch) -> torch.Tensor:
-    """Each target's cross-entropy in nats; only columns that predict one go through the vocabulary."""
+    """Each target's cross-entropy in nats; without a way back where ranks compute it, who have one each."""
+    if not batch.shares:
+        return _losses(model, batch)
+    with torch.no_grad():
+        return torch.cat(each_losses(model, batch))
+
+
+def each_losses(model: Model, batch: Batch) -> list[torch.Tensor]:
+    """Each target's cross-entropy in nats, in order, by the ranks that compute it, each with a way back of its own."""
+    if not batch.shares:
+        return [_losses(model, batch)]
+    # What ranks drop depends on what was drawn before, and not on which of them is faster.
+    seeds = torch.randint(1 << 32, (len(batch.shares),)).tolist() if model.training else [None] * len(batch.shares)
+
+    def of(share: Batch, seed: int | None) -> torch.Tensor:
+        with drawing(seed):
+            return _losses(model, share)
+
+    return _in_ranks(batch, [partial(of, share, seed) for share, seed in zip(batch.shares, seeds, strict=True)])
+
+
+def learn_back(
+    model: Model, batch: Batch, found: Sequence[torch.Tensor], losses: torch.Tensor, objective: torch.Tensor
+) -> None:
+    """Add an objective's gradients to the weights'. It was computed from `losses`, which are what each rank `found`, in
+    one and without their way back; from there on each rank goes its own.
+    """
+    (whole,) = torch.autograd.grad(objective, losses)
+    slopes = whole.split([len(one) for one in found])
+    if not batch.shares:
+        torch.autograd.backward(found, slopes)
+        return
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def of(its: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(its, weights, slope, allow_unused=True)
+        return gradients
+
+    for gradients in _in_ranks(batch, [partial(of, its, slope) for its, slope in zip(found, slopes, strict=True)]):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+
+
+def _in_ranks(batch: Batch, works: Sequence[Callable[[], T]]) -> list[T]:
+    parts = batch.shares[0].parts
+    assert isinstance(parts, Parts)
+    assert parts.meeting is not None
+    return each(works, parts.meeting)
+
+
+def _losses(model: Model, batch: Batch) -> torch.Tensor:
     parts = {} if batch.parts is None else {"parts": batch.parts}
     # Another attention would take no notice of them, and let every column see all before it.
     name = flex.NAME if isinstance(batch.parts, flex.Blocks) else attention.NAME
@@ -199,9 +289,10 @@ def loss_sum(model: Model, batch: Batch) -> torch.Tensor:
     return (token_losses(model, batch) * batch.learnt).sum()
 
 
-def losses_of(model: Model, batch: Batch, spec: TrainingSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sums over a batch: of the right answers' token losses, and of the pairs' preference losses."""
-    losses = token_losses(model, batch)
+def losses_of(
+    model: Model, batch: Batch, spec: TrainingSpec, losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sums over a batch of its token losses: of the right answers', and of the pairs' preference losses."""
     preference = torch.zeros((), device=losses.device)
     if batch.sides is not None and batch.pair_weights is not None and spec.preference != "none":
         preference = (_preference_losses(model, batch, batch.sides, losses, spec) * batch.pair_weights).sum()

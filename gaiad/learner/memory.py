@@ -37,6 +37,10 @@ ALIKE = 1.05
 _BF16, _FLOAT = 2, 4
 _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
+_RANKS = 2
+"""How many ranks may compute a row on a CPU (`usage.ranks_for`), each with gradients and logits of its own."""
+_OWN_KERNELS = 96 << 20
+"""What the kernels take that each further rank keeps for itself, by measurement."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in four bits, an 8-bit scale for 64 of them, and a float32 scale for 256 scales."""
 _LOGIT = 2 * _BF16 + 2 * _FLOAT
@@ -139,20 +143,23 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     kept = kept_per_token(shape, lora, kind, by_parts=rows.by_parts, by_blocks=rows.blocks > 0)
     last = (_FLOAT if kind == "cuda" else _BF16) * shape.hidden
     held = rows.longest * (shape.layers * kept + last)
-    layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden) + _unpacked(shape, way)
+    layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden)
     masks = _attending(shape, rows, shape.layers)
     seen = masks // shape.layers if rows.by_parts else 0
+    ranks = _RANKS if rows.by_parts and not way.checkpointing else 1
     if way.checkpointing:
         held = rows.longest * (shape.layers * _BF16 * shape.hidden + last)
         layer += rows.longest * kept
         masks = _attending(shape, rows, 1)
+    layer += ranks * _unpacked(shape, way)
+    kernels = _KERNELS + (ranks - 1) * _OWN_KERNELS
     return Estimate(
         weights=round(per_weight * shape.projection_weights) + _BF16 * shape.other_weights,
-        adapter=_ADAPTER * shape.lora_weights(lora),
+        adapter=(_ADAPTER + (ranks * _FLOAT if ranks > 1 else 0)) * shape.lora_weights(lora),
         activations=held,
         masks=masks,
-        passing=max(_LOGIT * shape.vocabulary * min(rows.targets, LOGITS_AT_ONCE), layer),
-        slack=_KERNELS + _HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
+        passing=max(_LOGIT * shape.vocabulary * min(rows.targets, ranks * LOGITS_AT_ONCE), layer),
+        slack=kernels + _HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
     )
 
 

@@ -20,8 +20,8 @@ from gaiad.learner.protocol import Job
 
 CODE = (
     *("answer_loss", "attention", "base", "base_shape", "checkpoint", "dataset", "device", "dropout", "example"),
-    *("flex", "flex_check", "fused", "likeness", "losses", "packing", "rendering", "snapshot", "steadiness"),
-    *("train", "usage"),
+    *("flex", "flex_check", "fused", "likeness", "losses", "packing", "ranks", "rendering", "scripted", "snapshot"),
+    *("steadiness", "train", "usage"),
 )
 """The modules that decide what a run computes."""
 

@@ -7,16 +7,21 @@ sequences. Groups of a row do not see each other. Decides on token lists alone; 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 MIN_PREFIX_TOKENS = 64
-_WINDOW_STEPS = 32
+_WINDOW_STEPS = 128
 _STRETCH_COLUMNS = 256
+_SEEN_A_COLUMN = 700
+"""How many columns seen by one cost as much as its way through the layers, by measurement of a small base."""
+_LEAST_SHARE = 32
+"""How many columns a rank must have on average: fewer are not worth the meetings."""
 LOGITS_AT_ONCE = 64
 """How many tokens of answers go through the vocabulary at the same time."""
 SIDE = 128
@@ -72,11 +77,13 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Columns of a row that are attended from in one product, and the columns that the last of them sees, as slices; of
-    these its own are the last.
+    these its own are the last. `ranks` says whose columns each of `seen` are, where a row is divided among ranks; all
+    are then counted from their rank's first.
     """
 
     columns: slice
     seen: tuple[slice, ...]
+    ranks: tuple[int, ...]
 
     @property
     def length(self) -> int:
@@ -100,8 +107,58 @@ def stretches_of(parts: Sequence[Part]) -> tuple[Stretch, ...]:
             seen = (own,) if before is None else (before, own)
             if before is not None and before.stop == start:
                 seen = (slice(before.start, own.stop),)
-            found.append(Stretch(slice(start + first, own.stop), seen))
+            found.append(Stretch(slice(start + first, own.stop), seen, (0,) * len(seen)))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several ranks computes of a row: columns `first` to before `stop`, from which it attends in
+    `stretches`. It sees columns of its own and of ranks before it.
+    """
+
+    rank: int
+    first: int
+    stop: int
+    stretches: tuple[Stretch, ...]
+
+
+def shares_of(parts: Sequence[Part], count: int) -> tuple[Share, ...]:
+    """Divide a row among `count` ranks in equal work, or fewer where each would have hardly any."""
+    stretches = stretches_of(parts)
+    # 1. What each column costs: its way through the layers, and each column that it sees.
+    costs = [
+        1 + (one.width - one.length + place + 1) / _SEEN_A_COLUMN for one in stretches for place in range(one.length)
+    ]
+    count = max(1, min(count, len(costs) // _LEAST_SHARE))
+    spent = list(itertools.accumulate(costs))
+    bounds = [0, *(bisect.bisect(spent, spent[-1] * rank / count) for rank in range(1, count)), len(costs)]
+    # 2. Stretches are cut where a share ends, and what they see is found again in the shares.
+    return tuple(
+        Share(rank, first, stop, tuple(_of_share(one, bounds, rank) for one in _cut(stretches, first, stop)))
+        for rank, (first, stop) in enumerate(itertools.pairwise(bounds))
+    )
+
+
+def _cut(stretches: Sequence[Stretch], first: int, stop: int) -> Iterator[Stretch]:
+    """What lies of the stretches between two columns."""
+    for one in stretches:
+        columns = slice(max(one.columns.start, first), min(one.columns.stop, stop))
+        if columns.start < columns.stop:
+            *before, own = one.seen
+            yield Stretch(columns, (*before, slice(own.start, columns.stop)), one.ranks)
+
+
+def _of_share(stretch: Stretch, bounds: Sequence[int], rank: int) -> Stretch:
+    """The stretch in columns of the shares."""
+    seen = [
+        (whose, slice(max(one.start, first) - first, min(one.stop, stop) - first))
+        for one in stretch.seen
+        for whose, (first, stop) in enumerate(itertools.pairwise(bounds))
+        if max(one.start, first) < min(one.stop, stop)
+    ]
+    columns = slice(stretch.columns.start - bounds[rank], stretch.columns.stop - bounds[rank])
+    return Stretch(columns, tuple(place for _, place in seen), tuple(whose for whose, _ in seen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,9 +340,9 @@ def _row(examples: Sequence[TokenExample], groups: Sequence[_Group]) -> Row:
 def plan_steps(kinds: Sequence[Hashable], *, batch: int, steps: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """Choose which examples make each step: shuffled epochs without end, nobody left out, alike ones near each other.
 
-    Examples of one kind (the same tool catalogue) meet in a step where the shuffle brought them into the same 32 steps:
-    sharing needs that, and any wider ordering would make one part of a run unlike another. (Of the shipped selection of
-    tools, 4 examples a step, 50% of the tokens are then computed; with 8 steps 60%, with all of an epoch 47%.)
+    Examples of one kind (the same tool catalogue) meet in a step where the shuffle brought them into the same 128
+    steps, which are shuffled in turn: sharing needs that. (Of 256 of the shipped selections of tools, 4 a step, 49% of
+    the tokens are then computed; with 32 steps 53%, with 8 steps 57%.)
     """
     chooser = random.Random(seed)
     stream: list[int] = []
@@ -294,8 +351,11 @@ def plan_steps(kinds: Sequence[Hashable], *, batch: int, steps: int, seed: int) 
         chooser.shuffle(epoch)
         stream += epoch
     planned: list[tuple[int, ...]] = []
-    for start in range(0, steps * batch, _WINDOW_STEPS * batch):
-        window = stream[start : min(start + _WINDOW_STEPS * batch, steps * batch)]
+    while len(planned) < steps:
+        start = len(planned) * batch
+        # No further than the epoch, or an example's copies would meet in a step; one step may lie in two of them.
+        rest = max(1, (len(kinds) - start % len(kinds)) // batch)
+        window = stream[start : min(start + min(_WINDOW_STEPS, rest) * batch, steps * batch)]
         rank = {kind: place for place, kind in enumerate(dict.fromkeys(kinds[index] for index in window))}
         window.sort(key=lambda index: rank[kinds[index]])
         chunks = [tuple(window[place : place + batch]) for place in range(0, len(window), batch)]

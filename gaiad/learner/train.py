@@ -49,7 +49,7 @@ try:
     from gaiad.learner import device as devices
     from gaiad.learner import origins, rendering, snapshot
     from gaiad.learner.checkpoint import Saved, Shelf
-    from gaiad.learner.losses import Batch, Layout, batches, losses_of, pairs_of, validate, weight_of
+    from gaiad.learner.losses import Batch, Layout, each_losses, learn_back, losses_of, pairs_of, validate, weight_of
     from gaiad.learner.usage import Configuration, Gauge, attending, configuration_for, plan_for, told
 except ImportError as missing:
     if PIPE is None:
@@ -135,8 +135,7 @@ class Run:
 
     def laid_out(self, examples: Sequence[TokenExample]) -> list[Batch]:
         """Examples as this run lays them out."""
-        chosen, room = self.configuration, self.configuration.row_tokens
-        return batches(examples, chosen.layout, self.device, room, room, by_blocks=chosen.by_blocks)
+        return self.configuration.laid_out(examples, self.device)
 
     def note(self, sentence: str) -> None:
         """Say aloud, and keep, what the owner should know of the run."""
@@ -202,8 +201,10 @@ def gradients_of(model: Model, laid_out: Sequence[Batch], spec: TrainingSpec) ->
     tokens, pairs = weight_of(laid_out), pairs_of(laid_out)
     total = 0.0
     for batch in laid_out:
-        answers, preference = losses_of(model, batch, spec)
-        torch.autograd.backward(answers / tokens + preference * (spec.preference_weight / pairs))
+        found = each_losses(model, batch)
+        losses = torch.cat([one.detach() for one in found]).requires_grad_()
+        answers, preference = losses_of(model, batch, spec, losses)
+        learn_back(model, batch, found, losses, answers / tokens + preference * (spec.preference_weight / pairs))
         batch.forget()
         total += float(answers.detach()) / tokens
     return total

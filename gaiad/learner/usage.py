@@ -10,13 +10,16 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from gaiad.curriculum import LoraSpec
 from gaiad.errors import Refuse, TrainingError
+from gaiad.learner import base as bases
 from gaiad.learner import device as devices
 from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.flex_check import usable
 from gaiad.learner.flops import share_of_peak, training_flops
-from gaiad.learner.losses import ROW_TOKENS, Batch, Layout
+from gaiad.learner.losses import ROW_TOKENS, Batch, Layout, batches
 from gaiad.learner.memory import Plan, said
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
@@ -27,7 +30,8 @@ class Configuration:
     """How the machine is used. Chosen once, frozen in the first checkpoint: it decides the order of sums.
 
     `halved` says that memory ran out, and rows are half as long from there on; `by_blocks` that attention over rows
-    that share prefixes goes by blocks (`flex`), which was tried on the device before.
+    that share prefixes goes by blocks (`flex`), which was tried on the device before; `ranks` how many threads compute
+    columns of a row of their own (`ranks`).
     """
 
     quantisation: str
@@ -36,6 +40,12 @@ class Configuration:
     checkpointing: bool = False
     halved: bool = False
     by_blocks: bool = False
+    ranks: int = 1
+
+    def laid_out(self, examples: Sequence[TokenExample], device: str) -> list[Batch]:
+        """Examples as such a run lays them out."""
+        room = self.row_tokens
+        return batches(examples, self.layout, device, room, room, by_blocks=self.by_blocks, ranks=self.ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +160,21 @@ def configuration_for(
     """How the machine is used by the plan; without one the base is quantised unless the spec says otherwise."""
     if isinstance(plan, Plan):
         way = plan.way
-        return Configuration(way.quantisation, layout, plan.row_tokens, way.checkpointing, by_blocks=by_blocks)
+        ranks = ranks_for(job.base_model, device, layout, checkpointing=way.checkpointing)
+        return Configuration(way.quantisation, layout, plan.row_tokens, way.checkpointing, False, by_blocks, ranks)
     quantisation = {"auto": "nf4", "nf4": "nf4", "bf16": "bf16"}[job.training.quantisation]
     room = max(ROW_TOKENS[device], job.training.max_sequence_tokens)
     return Configuration(quantisation, layout, room, by_blocks=by_blocks)
+
+
+def ranks_for(folder: str, device: str, layout: Layout, *, checkpointing: bool) -> int:
+    """How many ranks compute a row: two on a CPU of which torch has as many threads, each with half of them.
+
+    More than two would wait for Python more than they gain. Layers that are computed again on the way back draw from
+    numbers that ranks do not have apart, and frequencies that change with a row's length would differ between them.
+    """
+    able = device == "cpu" and layout == "prefix_shared" and torch.get_num_threads() > 1 and not checkpointing
+    return 2 if able and bases.rotates_alike(folder) else 1
 
 
 def told(plan: Plan | Refuse, layout: Layout) -> tuple[str, ...]:

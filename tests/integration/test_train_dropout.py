@@ -36,9 +36,9 @@ def test_what_is_dropped_depends_neither_on_the_place_nor_on_the_neighbours() ->
 
 
 def test_too_few_gaps_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = dropout._gaps
+    real = dropout._drawn
     torch.manual_seed(3)
-    monkeypatch.setattr(dropout, "_gaps", lambda count, p: real(max(1, count // 100), p))
+    monkeypatch.setattr(dropout, "_drawn", lambda count: real(max(1, count // 100)))
     places = dropout.dropped(COUNT, 0.05)
     assert abs(len(places) - COUNT * 0.05) < 5 * math.sqrt(COUNT * 0.05 * 0.95)
     assert bool((places[1:] > places[:-1]).all())

@@ -30,8 +30,9 @@ from gaiad.learner import device, losses, origins, train  # noqa: E402
 STEPS = 9
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+@pytest.fixture(scope="module", params=[1, 2])
+def job(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Job:
+    """With two threads, two ranks compute each row."""
     folder = tmp_path_factory.mktemp("run")
     examples = [dataclasses.replace(example(number), rejected="no" if number % 3 else None) for number in range(16)]
     return Job(
@@ -41,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
         output_dir="",
         lora=LoraSpec(4, 8, 0.1, ("q_proj", "v_proj"), rslora=True, plus_ratio=4.0),
         training=TrainingSpec(400, STEPS, 4, 5e-3, 2, 0.01, 1.0, "bf16", 4, 3, 7, preference="dpo"),
-        threads=1,
+        threads=request.param,
         device="cpu",
         checkpoint_every_s=0.001,
     )
@@ -264,7 +265,7 @@ def test_a_disk_that_is_full_in_mid_save_loses_no_step_that_was_saved(
 def test_the_result_says_what_the_run_was_made_of(job: Job, whole: Result) -> None:
     assert set(whole.digests) == {"base", "template", "train", "validation", "spec", "code"}
     assert all(len(digest) == 64 for digest in whole.digests.values())
-    assert "1 threads" in whole.device_name
+    assert f"{job.threads} threads" in whole.device_name
     assert whole.step_s > 0
 
 

@@ -59,15 +59,15 @@ def planned(job: Job) -> Plan:
 
 def running_out(monkeypatch: pytest.MonkeyPatch, when: Callable[[int], bool]) -> list[int]:
     """Let memory run out in the calls of a forward pass that `when` names; returns how many tokens each pass had."""
-    real, passes = losses.losses_of, list[int]()
+    real, passes = losses.each_losses, list[int]()
 
-    def hungry(model: Any, batch: Any, spec: Any) -> Any:
+    def hungry(model: Any, batch: Any) -> Any:
         passes.append(batch.input_ids.numel())
         if when(len(passes)):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, batch, spec)
+        return real(model, batch)
 
-    monkeypatch.setattr(train, "losses_of", hungry)
+    monkeypatch.setattr(train, "each_losses", hungry)
     return passes
 
 

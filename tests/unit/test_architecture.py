@@ -78,7 +78,8 @@ LAYERS: dict[int, str] = {
     CHILD: """
         learner.answer_loss learner.attention learner.base learner.checkpoint learner.child learner.device
         learner.dropout learner.flex learner.flex_check learner.fused learner.losses learner.origins
-        learner.parity_child learner.rendering learner.snapshot learner.train learner.usage
+        learner.parity_child learner.ranks learner.rendering learner.scripted learner.snapshot learner.train
+        learner.usage
     """,
 }
 LAYER_OF = {f"gaiad.{name}": layer for layer, names in LAYERS.items() for name in names.split()}

@@ -90,6 +90,11 @@ def test_all_problems_are_reported_at_once_with_their_paths() -> None:
         (("stage_schemas", "tool_selection", "type"), "wobble", "stage_schemas.tool_selection: not a JSON Schema"),
         (("stages",), ["tool_review"], "stage_schemas.tool_selection: the stage is not among"),
         (("adapter",), "Json Architect", "adapter: "),
+        (
+            ("lora", "target_modules"),
+            ["q_proj", "lm_head"],
+            "lora.target_modules: no engine serves an adapter on lm_head",
+        ),
         (("training", "quantisation"), "int2", "training.quantisation: "),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +84,13 @@ def test_an_epoch_leaves_nobody_out(kinds: list[str], batch: int, steps: int) ->
     assert [len(step) for step in plan] == [batch] * steps
     counts = Counter(index for step in plan for index in step)
     assert max(counts.values()) - min(counts[index] for index in range(len(kinds))) <= 1
+
+
+@pytest.mark.parametrize(("examples", "kinds"), [(100, 100), (100, 3), (102, 102), (300, 75), (301, 301), (600, 600)])
+def test_copies_of_an_example_hardly_ever_meet_in_a_step(examples: int, kinds: int) -> None:
+    plan = plan_steps([place % kinds for place in range(examples)], batch=4, steps=400, seed=3)
+    # Only where an epoch ends within a step may another one's first examples be the same.
+    assert sum(len(set(step)) < 4 for step in plan) <= 400 * 4 // examples
 
 
 def test_steps_repeat_under_a_seed_and_differ_under_another() -> None:

@@ -1,0 +1,107 @@
+"""Context parallelism on a CPU: threads that each compute some columns of a row, and meet where these see each other.
+
+A step of a small base is thousands of short operations, and threads inside each of them wait for one another at every
+one: two were a sixth faster than one. Here each thread runs through all layers with columns of its own, and hands over
+keys and values, and on the way back their gradients, once a layer (as ranks do in Ring Attention, arXiv 2310.01889, and
+in context parallelism, there between devices). What each computes, and the order of sums, depends on no timing.
+
+Knows nothing of layers or rows: `packing` divides these, `attention` lets its ranks meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Meeting:
+    """Where `count` ranks hand over what the others need."""
+
+    def __init__(self, count: int) -> None:
+        self._barrier = threading.Barrier(count)
+        # Two rows of places in turn: who is late still reads one while others fill the next, and nobody gets further.
+        self._places: tuple[list[object], list[object]] = ([None] * count, [None] * count)
+        self._turns = [0] * count
+
+    def gathered(self, rank: int, own: T) -> list[T]:
+        """Hand over what is one's own, wait, and get everybody's by rank; all ranks call it equally often.
+
+        Raises:
+            threading.BrokenBarrierError: another rank failed.
+        """
+        places: list[T] = self._places[self._turns[rank] % 2]  # type: ignore[assignment]
+        self._turns[rank] += 1
+        places[rank] = own
+        self._barrier.wait()
+        return list(places)
+
+    def break_up(self) -> None:
+        """Let nobody wait any longer, now or later."""
+        self._barrier.abort()
+
+    def forget(self) -> None:
+        """Begin anew, when nobody is there."""
+        self._barrier.reset()
+        for places in self._places:
+            places[:] = [None] * len(places)
+        self._turns = [0] * len(self._turns)
+
+
+def each(works: Sequence[Callable[[], T]], meeting: Meeting) -> list[T]:
+    """Carry out every rank's work at the same time, the first in this thread; torch's threads are divided among them.
+
+    Raises:
+        Exception: what the first of them raised that did not fail because of another.
+    """
+    threads, learning = torch.get_num_threads(), torch.is_grad_enabled()
+
+    def carried_out(work: Callable[[], T]) -> T:
+        torch.set_num_threads(max(1, threads // len(works)))
+        with torch.set_grad_enabled(learning):
+            try:
+                return work()
+            except BaseException:
+                meeting.break_up()
+                raise
+
+    others: list[Future[T]] = []
+    first: Future[T] = Future()
+    try:
+        others += [_threads(len(works) - 1).submit(carried_out, work) for work in works[1:]]
+        first.set_result(carried_out(works[0]))
+    except Exception as own:  # noqa: BLE001 it is raised below, unless another one caused it
+        first.set_exception(own)
+    finally:
+        if not first.done() or first.exception() is not None:
+            meeting.break_up()
+        wait(others)
+        torch.set_num_threads(threads)
+        meeting.forget()
+    cause = _cause([first, *others])
+    try:
+        if cause is not None:
+            raise cause
+        return [one.result() for one in (first, *others)]
+    finally:
+        # A failure holds its frames, and so what they were computing; nothing here may hold it in turn.
+        del cause, first, others
+
+
+def _cause(ended: Sequence[Future[T]]) -> BaseException | None:
+    """The first failure that is not the consequence of another, if any is one."""
+    failures = [failure for one in ended if (failure := one.exception()) is not None]
+    return next(
+        (one for one in failures if not isinstance(one, threading.BrokenBarrierError)), next(iter(failures), None)
+    )
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="rank")
