@@ -52,7 +52,7 @@ def main(descriptor: int, adapters: Path) -> int:
 
     write = bases.write_adapter
     bases.write_adapter = marked("write", noted)
-    vars(train)["each_losses"] = marked("forward", losses.each_losses)
+    vars(train)["decoded"] = marked("forward", losses.decoded)
     rendering.usable = marked("preparation", rendering.usable)
     vars(train)["learn_back"] = marked("backward", losses.learn_back)
     Shelf.save = marked("save", Shelf.save)  # type: ignore[method-assign]

@@ -51,31 +51,30 @@ class Parts:
             for one in self.stretches
         ]
         self._masks: list[Tensor] = []
-        self._masked: tuple[int, torch.dtype] | None = None
 
     def forget(self) -> None:
         """Let go of the masks, as large as what one layer weighs; where they are wanted they are made again."""
-        self._masks, self._masked = [], None
+        self._masks = []
 
-    def gathered(self, own: T) -> list[T]:
-        """What each rank hands over, by rank; without others one's own alone."""
-        return [own] if self.meeting is None else self.meeting.gathered(self.rank, own)
+    def handed_on(self, own: T) -> list[T]:
+        """What ranks up to this one hand over, by rank; without others one's own alone."""
+        return [own] if self.meeting is None else self.meeting.handed_on(self.rank, own)
 
-    def masks(self, heads: int, like: Tensor) -> list[Tensor]:
-        """What is added to each stretch's scores [..., heads * length, width]: nothing where query i sees key j, else
-        minus infinity.
+    def handed_back(self, own: T) -> list[T]:
+        """What ranks from this one on hand over, by rank; without others one's own alone."""
+        return [own] if self.meeting is None else self.meeting.handed_back(self.rank, own)
 
-        The last key is the last query's own; `heads` of queries that have their keys in common lie one after another.
+    def masks(self, like: Tensor) -> list[Tensor]:
+        """What is added to a stretch's scores of its own columns [length, length], the last that it sees: nothing where
+        query i sees key j, else minus infinity. It sees all of the others.
         """
-        if self._masked != (heads, like.dtype):
-            self._masked = (heads, like.dtype)
-            made: dict[tuple[int, int], Tensor] = {}
+        if not self._masks or self._masks[0].dtype != like.dtype:
+            made: dict[int, Tensor] = {}
             for one in self.stretches:
-                shape = (one.length, one.width)
-                if shape not in made:
-                    hidden = torch.full(shape, float("-inf"), dtype=like.dtype, device=like.device)
-                    made[shape] = hidden.triu(one.width - one.length + 1).repeat(heads, 1)[None]
-            self._masks = [made[one.length, one.width] for one in self.stretches]
+                if one.length not in made:
+                    hidden = torch.full((one.length, one.length), float("-inf"), dtype=like.dtype, device=like.device)
+                    made[one.length] = hidden.triu(1)
+            self._masks = [made[one.length] for one in self.stretches]
         return self._masks
 
 
@@ -146,10 +145,12 @@ def _weighed(
     """What comes out [columns, heads, width], and the weights of each stretch."""
     groups = query.unflatten(0, [keys[0].shape[0], -1])
     out = query.new_empty([query.shape[1], groups.shape[0], groups.shape[1], values[0].shape[2]])
+    nothing = query.new_zeros([1, 1, 1])
     kept: list[Tensor] = []
     for place, (first, stop) in enumerate(asking):
         block = groups[:, :, first:stop].flatten(1, 2)
-        scores = torch.baddbmm(masks[place], block, _seen(keys, seen[place]).transpose(1, 2), alpha=scale)
+        scores = torch.baddbmm(nothing, block, _seen(keys, seen[place]).transpose(1, 2), beta=0, alpha=scale)
+        scores.unflatten(1, [-1, stop - first])[:, :, :, first - stop :].add_(masks[place])
         weights = torch.softmax(scores, dim=-1)
         kept.append(weights)
         found = torch.bmm(weights, _seen(values, seen[place]))
@@ -180,10 +181,11 @@ def _weighed_back(
         block, back = groups[:, :, first:stop].flatten(1, 2), coming[:, :, first:stop].flatten(1, 2)
         _add(of_values, its, torch.bmm(weights.transpose(1, 2), back))
         back = torch.bmm(back, _seen(values, its).transpose(1, 2))
-        scores = torch.ops.aten._softmax_backward_data(back, weights, -1, weights.dtype).mul_(scale)
+        scores = torch.ops.aten._softmax_backward_data(back, weights, -1, weights.dtype)
         of_queries[:, :, first:stop] = torch.bmm(scores, _seen(keys, its)).unflatten(1, [-1, stop - first])
         _add(of_keys, its, torch.bmm(scores.transpose(1, 2), block))
-    return of_queries.flatten(0, 1), of_keys, of_values
+    # Scaled once, where there is least of it.
+    return of_queries.mul_(scale).flatten(0, 1), [one.mul_(scale) for one in of_keys], of_values
 
 
 class Attended(torch.autograd.Function):  # type: ignore[misc]
@@ -197,9 +199,9 @@ class Attended(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Context, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float) -> Tensor:
         """Weigh the values."""
         # Later ranks' columns are seen by none of these.
-        theirs = parts.gathered((key.detach(), value.detach()))[: parts.rank + 1]
+        theirs = parts.handed_on((key.detach(), value.detach()))
         keys, values = [key for key, _ in theirs], [value for _, value in theirs]
-        masks = parts.masks(len(query) // len(key), query)
+        masks = parts.masks(query)
         out, kept = _weighed(query, keys, values, masks, parts.asking, parts.seen, scale)
         ctx.save_for_backward(query, *keys, *values, *kept)
         ctx.parts, ctx.scale = parts, scale
@@ -212,14 +214,15 @@ class Attended(torch.autograd.Function):  # type: ignore[misc]
         count = parts.rank + 1
         keys, values, kept = more[:count], more[count : 2 * count], more[2 * count :]
         of_query, *found = _weighed_back(slope, query, keys, values, kept, parts.asking, parts.seen, ctx.scale)
-        own = _summed(parts.gathered(found), parts.rank)
+        own = _summed(parts.handed_back(found), parts.rank)
         return of_query, *(one.to(query.dtype) for one in own), None, None
 
 
 def _summed(found: Sequence[Sequence[Sequence[Tensor]]], rank: int) -> list[Tensor]:
-    """What all that see a rank's columns found of these: [rank][keys, values][whose]; ranks before see none of them."""
-    own = [some[rank] for some in found[rank]]
-    for its in found[rank + 1 :]:
+    """What this rank and all later ones found of its columns: [from this rank on][keys, values][whose]."""
+    first, *others = found
+    own = [some[rank] for some in first]
+    for its in others:
         for total, some in zip(own, its, strict=True):
             total += some[rank]
     return own

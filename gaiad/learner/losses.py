@@ -212,33 +212,43 @@ def batch_of(rows: Sequence[Row], device: str, *, shared: bool, pairs: Sequence[
 def token_losses(model: Model, batch: Batch) -> torch.Tensor:
     """Each target's cross-entropy in nats; without a way back where ranks compute it, who have one each."""
     if not batch.shares:
-        return _losses(model, batch)
+        return losses_from(model, batch, _decoded(model, batch))
     with torch.no_grad():
-        return torch.cat(each_losses(model, batch))
+        return losses_from(model, batch, torch.cat(decoded(model, batch)))
 
 
-def each_losses(model: Model, batch: Batch) -> list[torch.Tensor]:
-    """Each target's cross-entropy in nats, in order, by the ranks that compute it, each with a way back of its own."""
+def decoded(model: Model, batch: Batch) -> list[torch.Tensor]:
+    """What predicts each target [targets, hidden], in order, by the ranks that compute it, each with a way back of its
+    own; where a base's losses come out of it in one, these [targets].
+    """
     if not batch.shares:
-        return [_losses(model, batch)]
+        return [_decoded(model, batch)]
     # What ranks drop depends on what was drawn before, and not on which of them is faster.
     seeds = torch.randint(1 << 32, (len(batch.shares),)).tolist() if model.training else [None] * len(batch.shares)
 
     def of(share: Batch, seed: int | None) -> torch.Tensor:
         with drawing(seed):
-            return _losses(model, share)
+            return _decoded(model, share)
 
     return _in_ranks(batch, [partial(of, share, seed) for share, seed in zip(batch.shares, seeds, strict=True)])
 
 
+def losses_from(model: Model, batch: Batch, found: torch.Tensor) -> torch.Tensor:
+    """Each target's cross-entropy in nats from what was `decoded`, which all of torch's threads compute together."""
+    if not fusable(model):
+        return found
+    losses: torch.Tensor = AnswerLosses.apply(found, model.get_output_embeddings().weight, batch.targets)
+    return losses
+
+
 def learn_back(
-    model: Model, batch: Batch, found: Sequence[torch.Tensor], losses: torch.Tensor, objective: torch.Tensor
+    model: Model, batch: Batch, found: Sequence[torch.Tensor], whole: torch.Tensor, objective: torch.Tensor
 ) -> None:
-    """Add an objective's gradients to the weights'. It was computed from `losses`, which are what each rank `found`, in
-    one and without their way back; from there on each rank goes its own.
+    """Add an objective's gradients to the weights'. It was computed from the `whole` of what each rank `found`, without
+    their way back; from there on each rank goes its own.
     """
-    (whole,) = torch.autograd.grad(objective, losses)
-    slopes = whole.split([len(one) for one in found])
+    (slopes_of_all,) = torch.autograd.grad(objective, whole)
+    slopes = slopes_of_all.split([len(one) for one in found])
     if not batch.shares:
         torch.autograd.backward(found, slopes)
         return
@@ -261,7 +271,7 @@ def _in_ranks(batch: Batch, works: Sequence[Callable[[], T]]) -> list[T]:
     return each(works, parts.meeting)
 
 
-def _losses(model: Model, batch: Batch) -> torch.Tensor:
+def _decoded(model: Model, batch: Batch) -> torch.Tensor:
     parts = {} if batch.parts is None else {"parts": batch.parts}
     # Another attention would take no notice of them, and let every column see all before it.
     name = flex.NAME if isinstance(batch.parts, flex.Blocks) else attention.NAME
@@ -273,9 +283,8 @@ def _losses(model: Model, batch: Batch) -> torch.Tensor:
         **parts,
     }
     if fusable(model):
-        hidden = model.get_decoder()(**inputs).last_hidden_state[batch.rows, batch.columns]
-        losses: torch.Tensor = AnswerLosses.apply(hidden, model.get_output_embeddings().weight, batch.targets)
-        return losses
+        hidden: torch.Tensor = model.get_decoder()(**inputs).last_hidden_state
+        return hidden[batch.rows, batch.columns]
     # Of one row each target has a column of its own, in order.
     alone = batch.input_ids.shape[0] == 1
     columns = batch.columns if alone else torch.unique(batch.columns)
@@ -289,10 +298,9 @@ def loss_sum(model: Model, batch: Batch) -> torch.Tensor:
     return (token_losses(model, batch) * batch.learnt).sum()
 
 
-def losses_of(
-    model: Model, batch: Batch, spec: TrainingSpec, losses: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sums over a batch of its token losses: of the right answers', and of the pairs' preference losses."""
+def losses_of(model: Model, batch: Batch, spec: TrainingSpec, found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sums, from what was `decoded`: of right answers' token losses, and of pairs' preference losses."""
+    losses = losses_from(model, batch, found)
     preference = torch.zeros((), device=losses.device)
     if batch.sides is not None and batch.pair_weights is not None and spec.preference != "none":
         preference = (_preference_losses(model, batch, batch.sides, losses, spec) * batch.pair_weights).sum()

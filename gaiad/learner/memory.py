@@ -38,7 +38,7 @@ _BF16, _FLOAT = 2, 4
 _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
 _RANKS = 2
-"""How many ranks may compute a row on a CPU (`usage.ranks_for`), each with gradients and logits of its own."""
+"""How many ranks may compute a row on a CPU (`usage.ranks_for`), each with gradients of its own."""
 _OWN_KERNELS = 96 << 20
 """What the kernels take that each further rank keeps for itself, by measurement."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -158,7 +158,7 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
         adapter=(_ADAPTER + (ranks * _FLOAT if ranks > 1 else 0)) * shape.lora_weights(lora),
         activations=held,
         masks=masks,
-        passing=max(_LOGIT * shape.vocabulary * min(rows.targets, ranks * LOGITS_AT_ONCE), layer),
+        passing=max(_LOGIT * shape.vocabulary * min(rows.targets, LOGITS_AT_ONCE), layer),
         slack=kernels + _HELD_BACK * (kept * rows.longest + seen) if kind == "cpu" else _CUDA_HELD_BACK,
     )
 

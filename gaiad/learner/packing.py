@@ -22,7 +22,7 @@ _SEEN_A_COLUMN = 700
 """How many columns seen by one cost as much as its way through the layers, by measurement of a small base."""
 _LEAST_SHARE = 32
 """How many columns a rank must have on average: fewer are not worth the meetings."""
-LOGITS_AT_ONCE = 64
+LOGITS_AT_ONCE = 128
 """How many tokens of answers go through the vocabulary at the same time."""
 SIDE = 128
 """How many columns a block has either way, where attention goes by blocks of a row's square (`Row.blocks`)."""

@@ -11,47 +11,68 @@ Knows nothing of layers or rows: `packing` divides these, `attention` lets its r
 from __future__ import annotations
 
 import functools
-import threading
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 
+class Broken(Exception):
+    """Another rank failed, and nothing more will come of it."""
+
+
 class Meeting:
-    """Where `count` ranks hand over what the others need."""
+    """Where `count` ranks hand over what others need: on the way there to all later ones, on the way back to all
+    earlier ones. Each waits for those alone, and gets things in the order in which they were handed over.
+    """
 
     def __init__(self, count: int) -> None:
-        self._barrier = threading.Barrier(count)
-        # Two rows of places in turn: who is late still reads one while others fill the next, and nobody gets further.
-        self._places: tuple[list[object], list[object]] = ([None] * count, [None] * count)
-        self._turns = [0] * count
+        self._count = count
+        self._between: dict[tuple[int, int], SimpleQueue[Any]] = {}
+        self.forget()
 
-    def gathered(self, rank: int, own: T) -> list[T]:
-        """Hand over what is one's own, wait, and get everybody's by rank; all ranks call it equally often.
+    def handed_on(self, rank: int, own: T) -> list[T]:
+        """Hand one's own to all later ranks, and get what all earlier ones did, by rank; one's own is the last.
 
         Raises:
-            threading.BrokenBarrierError: another rank failed.
+            Broken: an earlier rank failed.
         """
-        places: list[T] = self._places[self._turns[rank] % 2]  # type: ignore[assignment]
-        self._turns[rank] += 1
-        places[rank] = own
-        self._barrier.wait()
-        return list(places)
+        for later in range(rank + 1, self._count):
+            self._between[rank, later].put(own)
+        return [*(self._got(earlier, rank) for earlier in range(rank)), own]
+
+    def handed_back(self, rank: int, own: T) -> list[T]:
+        """Hand one's own to all earlier ranks, and get what all later ones did, by rank; one's own is the first.
+
+        Raises:
+            Broken: a later rank failed.
+        """
+        for earlier in range(rank):
+            self._between[rank, earlier].put(own)
+        return [own, *(self._got(later, rank) for later in range(rank + 1, self._count))]
+
+    def _got(self, giver: int, rank: int) -> Any:  # noqa: ANN401 whatever was handed over
+        given = self._between[giver, rank].get()
+        if given is _NOTHING_MORE:
+            raise Broken
+        return given
 
     def break_up(self) -> None:
         """Let nobody wait any longer, now or later."""
-        self._barrier.abort()
+        for between in self._between.values():
+            between.put(_NOTHING_MORE)
 
     def forget(self) -> None:
         """Begin anew, when nobody is there."""
-        self._barrier.reset()
-        for places in self._places:
-            places[:] = [None] * len(places)
-        self._turns = [0] * len(self._turns)
+        self._between = {pair: SimpleQueue() for pair in itertools.permutations(range(self._count), 2)}
+
+
+_NOTHING_MORE = object()
 
 
 def each(works: Sequence[Callable[[], T]], meeting: Meeting) -> list[T]:
@@ -97,9 +118,7 @@ def each(works: Sequence[Callable[[], T]], meeting: Meeting) -> list[T]:
 def _cause(ended: Sequence[Future[T]]) -> BaseException | None:
     """The first failure that is not the consequence of another, if any is one."""
     failures = [failure for one in ended if (failure := one.exception()) is not None]
-    return next(
-        (one for one in failures if not isinstance(one, threading.BrokenBarrierError)), next(iter(failures), None)
-    )
+    return next((one for one in failures if not isinstance(one, Broken)), next(iter(failures), None))
 
 
 @functools.cache

@@ -49,7 +49,7 @@ try:
     from gaiad.learner import device as devices
     from gaiad.learner import origins, rendering, snapshot
     from gaiad.learner.checkpoint import Saved, Shelf
-    from gaiad.learner.losses import Batch, Layout, each_losses, learn_back, losses_of, pairs_of, validate, weight_of
+    from gaiad.learner.losses import Batch, Layout, decoded, learn_back, losses_of, pairs_of, validate, weight_of
     from gaiad.learner.usage import Configuration, Gauge, attending, configuration_for, plan_for, told
 except ImportError as missing:
     if PIPE is None:
@@ -201,10 +201,10 @@ def gradients_of(model: Model, laid_out: Sequence[Batch], spec: TrainingSpec) ->
     tokens, pairs = weight_of(laid_out), pairs_of(laid_out)
     total = 0.0
     for batch in laid_out:
-        found = each_losses(model, batch)
-        losses = torch.cat([one.detach() for one in found]).requires_grad_()
-        answers, preference = losses_of(model, batch, spec, losses)
-        learn_back(model, batch, found, losses, answers / tokens + preference * (spec.preference_weight / pairs))
+        found = decoded(model, batch)
+        whole = torch.cat([one.detach() for one in found]).requires_grad_()
+        answers, preference = losses_of(model, batch, spec, whole)
+        learn_back(model, batch, found, whole, answers / tokens + preference * (spec.preference_weight / pairs))
         batch.forget()
         total += float(answers.detach()) / tokens
     return total

@@ -71,7 +71,7 @@ def test_loss_and_gradients_are_those_of_the_paper(model: Any, layout: losses.La
     model.zero_grad(set_to_none=True)
     found = torch.zeros(())
     for batch in losses.batches(examples(), layout, "cpu", 400, 200):
-        found = found + losses.losses_of(model, batch, spec, losses.token_losses(model, batch))[1]
+        found = found + losses.losses_of(model, batch, spec, *losses.decoded(model, batch))[1]
     torch.autograd.backward(found)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     largest = max(float(gradient.abs().max()) for gradient in wanted.values())
@@ -107,7 +107,7 @@ def test_a_pair_is_never_divided_between_rows() -> None:
 def test_without_a_preference_pairs_teach_their_answers_only(model: Any) -> None:
     spec = dataclasses.replace(SPEC, preference="none")
     for batch in losses.batches(examples(), "prefix_shared", "cpu", 400):
-        assert float(losses.losses_of(model, batch, spec, losses.token_losses(model, batch))[1]) == 0.0
+        assert float(losses.losses_of(model, batch, spec, *losses.decoded(model, batch))[1]) == 0.0
 
 
 def test_lora_plus_gives_the_second_matrices_their_own_rate(model: Any) -> None:

@@ -29,7 +29,6 @@ transformers: Any = pytest.importorskip("transformers")
 
 from torch import Tensor  # noqa: E402
 
-from gaiad.learner import answer_loss as answers  # noqa: E402
 from gaiad.learner import attention, dropout, fused, losses, ranks, train, usage  # noqa: E402
 from gaiad.learner import base as bases  # noqa: E402
 from gaiad.learner.scripted import scripted  # noqa: E402
@@ -164,13 +163,13 @@ def test_what_ranks_drop_follows_from_the_seed_alone(folder: Path, monkeypatch: 
 
     first = learnt(1)
     state = torch.get_rng_state()
-    real = ranks.Meeting.gathered
+    real = ranks.Meeting.handed_on
 
     def late(self: Any, rank: int, own: Any) -> Any:
         time.sleep(0.002 * rank)
         return real(self, rank, own)
 
-    monkeypatch.setattr(ranks.Meeting, "gathered", late)
+    monkeypatch.setattr(ranks.Meeting, "handed_on", late)
     again = learnt(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
@@ -220,7 +219,6 @@ class Spoilt(Exception):
         (attention, "_weighed_back"),
         (fused, "_added"),
         (fused, "_normal_back"),
-        (answers, "_losses"),
     ],
 )
 def test_a_rank_that_fails_fails_the_step_and_nobody_waits_for_it(
@@ -255,7 +253,8 @@ def test_a_failure_holds_nothing_once_it_is_dealt_with(rank: int) -> None:
         held.append(weakref.ref(large))
         if own == rank:
             raise Spoilt
-        meeting.gathered(own, large)
+        meeting.handed_on(own, large)
+        meeting.handed_back(own, large)
 
     gc.collect()
     gc.disable()
@@ -341,12 +340,12 @@ def test_each_rank_computes_with_its_share_of_the_threads() -> None:
     meeting = ranks.Meeting(2)
 
     def work(rank: int) -> Callable[[], tuple[int, list[int], bool]]:
-        return lambda: (torch.get_num_threads(), meeting.gathered(rank, rank), torch.is_grad_enabled())
+        return lambda: (torch.get_num_threads(), meeting.handed_back(rank, rank), torch.is_grad_enabled())
 
     with torch.no_grad():
         found = ranks.each([work(0), work(1)], meeting)
-    assert found == [(3, [0, 1], False)] * 2
-    assert ranks.each([work(0), work(1)], meeting) == [(3, [0, 1], True)] * 2
+    assert found == [(3, [0, 1], False), (3, [1], False)]
+    assert ranks.each([work(0), work(1)], meeting) == [(3, [0, 1], True), (3, [1], True)]
     assert torch.get_num_threads() == 6
 
 
@@ -358,11 +357,16 @@ def test_ranks_get_what_was_handed_over_in_their_turn_and_no_other() -> None:
         for turn in range(200):
             if (turn + rank) % 7 == 0:
                 time.sleep(0.0005)
-            found.append(meeting.gathered(rank, (rank, turn)))
+            found.append(meeting.handed_on(rank, (rank, turn)))
+        for turn in range(200):
+            if (turn + rank) % 5 == 0:
+                time.sleep(0.0005)
+            found.append(meeting.handed_back(rank, (rank, -turn)))
         return found
 
-    for found in ranks.each([lambda rank=rank: work(rank) for rank in range(3)], meeting):  # type: ignore[misc]
-        assert found == [[(rank, turn) for rank in range(3)] for turn in range(200)]
+    for own, found in enumerate(ranks.each([lambda rank=rank: work(rank) for rank in range(3)], meeting)):  # type: ignore[misc]
+        assert found[:200] == [[(rank, turn) for rank in range(own + 1)] for turn in range(200)]
+        assert found[200:] == [[(rank, -turn) for rank in range(own, 3)] for turn in range(200)]
 
 
 def test_short_rows_are_not_divided() -> None:

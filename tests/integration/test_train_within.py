@@ -59,7 +59,7 @@ def planned(job: Job) -> Plan:
 
 def running_out(monkeypatch: pytest.MonkeyPatch, when: Callable[[int], bool]) -> list[int]:
     """Let memory run out in the calls of a forward pass that `when` names; returns how many tokens each pass had."""
-    real, passes = losses.each_losses, list[int]()
+    real, passes = losses.decoded, list[int]()
 
     def hungry(model: Any, batch: Any) -> Any:
         passes.append(batch.input_ids.numel())
@@ -67,7 +67,7 @@ def running_out(monkeypatch: pytest.MonkeyPatch, when: Callable[[int], bool]) ->
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, batch)
 
-    monkeypatch.setattr(train, "each_losses", hungry)
+    monkeypatch.setattr(train, "decoded", hungry)
     return passes
 
 
