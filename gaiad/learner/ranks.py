@@ -1,9 +1,10 @@
 """Context parallelism on a CPU: threads that each compute some columns of a row, and meet where these see each other.
 
 A step of a small base is thousands of short operations, and threads inside each of them wait for one another at every
-one: two were a sixth faster than one. Here each thread runs through all layers with columns of its own, and hands over
-keys and values, and on the way back their gradients, once a layer (as ranks do in Ring Attention, arXiv 2310.01889, and
-in context parallelism, there between devices). What each computes, and the order of sums, depends on no timing.
+one: two were a fifth to a half faster than one. Here each thread runs through all layers with columns of its own, and
+hands over keys and values, and on the way back their gradients, once a layer (as ranks do in Ring Attention, arXiv
+2310.01889, and in context parallelism, there between devices). What each computes, and the order of sums, depends on no
+timing.
 
 Knows nothing of layers or rows: `packing` divides these, `attention` lets its ranks meet.
 """
