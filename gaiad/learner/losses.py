@@ -140,12 +140,13 @@ def _padded_pairs(pairs: Sequence[TokenExample], device: str, room: int) -> list
 
 def row_of(row: Row, device: str, pairs: Sequence[TokenExample] = (), ranks: int = 1) -> Batch:
     """Put a row that shares prefixes into tensors, with its parts instead of a mask, divided among `ranks`."""
-    whole = dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(row.parts))
-    shares = shares_of(row.parts, ranks)
+    parts = row.parts
+    whole = dataclasses.replace(batch_of([row], device, shared=False, pairs=pairs), parts=Parts(parts))
+    shares = shares_of(parts, ranks)
     if len(shares) == 1:
         return whole
     meeting = Meeting(len(shares))
-    return dataclasses.replace(whole, shares=tuple(_share(whole, row.parts, one, meeting) for one in shares))
+    return dataclasses.replace(whole, shares=tuple(_share(whole, parts, one, meeting) for one in shares))
 
 
 def _share(whole: Batch, parts: Sequence[Part], share: Share, meeting: Meeting) -> Batch:

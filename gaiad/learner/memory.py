@@ -37,7 +37,7 @@ ALIKE = 1.05
 _BF16, _FLOAT = 2, 4
 _ADAPTER = 4 * _FLOAT
 """A trained weight in float32, as PEFT keeps it beside a bf16 base: itself, its gradient, and two averages of AdamW."""
-_RANKS = 2
+RANKS = 2
 """How many ranks may compute a row on a CPU (`usage.ranks_for`), each with gradients of its own."""
 _OWN_KERNELS = 96 << 20
 """What the kernels take that each further rank keeps for itself, by measurement."""
@@ -146,7 +146,7 @@ def estimate(shape: BaseShape, lora: LoraSpec, way: Way, kind: Kind) -> Estimate
     layer = _LAYER * _BF16 * rows.longest * (shape.intermediate + shape.hidden)
     masks = _attending(shape, rows, shape.layers)
     seen = masks // shape.layers if rows.by_parts else 0
-    ranks = _RANKS if rows.by_parts and not way.checkpointing else 1
+    ranks = RANKS if rows.by_parts and not way.checkpointing else 1
     if way.checkpointing:
         held = rows.longest * (shape.layers * _BF16 * shape.hidden + last)
         layer += rows.longest * kept

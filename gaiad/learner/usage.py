@@ -20,7 +20,7 @@ from gaiad.learner.base_shape import BaseShape
 from gaiad.learner.flex_check import usable
 from gaiad.learner.flops import share_of_peak, training_flops
 from gaiad.learner.losses import ROW_TOKENS, Batch, Layout, batches
-from gaiad.learner.memory import Plan, said
+from gaiad.learner.memory import RANKS, Plan, said
 from gaiad.learner.packing import TokenExample, plan_steps
 from gaiad.learner.protocol import Job
 
@@ -174,7 +174,7 @@ def ranks_for(folder: str, device: str, layout: Layout, *, checkpointing: bool) 
     numbers that ranks do not have apart, and frequencies that change with a row's length would differ between them.
     """
     able = device == "cpu" and layout == "prefix_shared" and torch.get_num_threads() > 1 and not checkpointing
-    return 2 if able and bases.rotates_alike(folder) else 1
+    return RANKS if able and bases.rotates_alike(folder) else 1
 
 
 def told(plan: Plan | Refuse, layout: Layout) -> tuple[str, ...]:
