@@ -14,7 +14,7 @@ import torch
 
 from gaiad.learner.base_shape import COUNTED
 from gaiad.learner.packing import LOGITS_AT_ONCE
-from gaiad.learner.scripted import scripted
+from gaiad.learner.scripted import at_least_float, scripted
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
@@ -31,7 +31,7 @@ def fusable(model: Model) -> bool:
 @scripted
 def _losses(hidden: Tensor, head: Tensor, targets: Tensor, at_once: int, sloping: bool) -> tuple[Tensor, Tensor]:
     """Losses, and the hidden states' slopes of each (left empty where not wanted)."""
-    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    wide = at_least_float(hidden)
     losses = torch.empty([hidden.shape[0]], dtype=wide, device=hidden.device)
     slopes = torch.empty_like(hidden if sloping else hidden[:0])
     for first in range(0, hidden.shape[0], at_once):

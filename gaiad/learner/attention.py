@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from gaiad.learner.packing import Part, Share, stretches_of
 from gaiad.learner.ranks import Meeting
-from gaiad.learner.scripted import scripted
+from gaiad.learner.scripted import at_least_float, scripted
 
 Context: TypeAlias = Any
 Tensor: TypeAlias = torch.Tensor
@@ -173,7 +173,7 @@ def _weighed_back(
     groups = query.unflatten(0, [keys[0].shape[0], -1])
     coming = slope.unflatten(1, [groups.shape[0], groups.shape[1]]).permute(1, 2, 0, 3)
     of_queries = torch.empty_like(groups, memory_format=torch.contiguous_format)
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    wide = at_least_float(query)
     of_keys = [torch.zeros_like(one, dtype=wide) for one in keys]
     of_values = [torch.zeros_like(one, dtype=wide) for one in values]
     for place, (first, stop) in enumerate(asking):

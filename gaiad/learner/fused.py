@@ -24,7 +24,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
 from gaiad.learner.dropout import dropped
-from gaiad.learner.scripted import scripted
+from gaiad.learner.scripted import at_least_float, scripted
 
 Model: TypeAlias = Any
 Context: TypeAlias = Any
@@ -135,15 +135,10 @@ class Adapted(torch.autograd.Function):  # type: ignore[misc]
         return found[0], slope, found[1], found[2], None, None
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """float32, or float64 where a tensor is that already."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 @scripted
 def _normal(inputs: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The normed inputs, and what each was multiplied by [..., 1]."""
-    wide = inputs.to(_wide(inputs), copy=True, memory_format=torch.contiguous_format)
+    wide = inputs.to(at_least_float(inputs), copy=True, memory_format=torch.contiguous_format)
     inverse = torch.ops.aten.linalg_vector_norm(wide, 2, [-1], True).square_().div_(wide.shape[-1])
     inverse = inverse.add_(epsilon).rsqrt_()
     return wide.mul_(inverse).to(inputs.dtype).mul_(weight), inverse
@@ -151,8 +146,8 @@ def _normal(inputs: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Ten
 
 @scripted
 def _normal_back(slope: Tensor, inputs: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    wide = (slope * weight).to(_wide(inputs), copy=True, memory_format=torch.contiguous_format)
-    normed = inputs.to(_wide(inputs), copy=True, memory_format=torch.contiguous_format).mul_(inverse)
+    wide = (slope * weight).to(at_least_float(inputs), copy=True, memory_format=torch.contiguous_format)
+    normed = inputs.to(at_least_float(inputs), copy=True, memory_format=torch.contiguous_format).mul_(inverse)
     along = torch.ops.aten.linalg_vecdot(wide, normed).div_(wide.shape[-1]).unsqueeze(-1)
     return wide.addcmul_(normed, along, value=-1).mul_(inverse).to(inputs.dtype)
 

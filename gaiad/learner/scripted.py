@@ -21,6 +21,11 @@ R = TypeVar("R")
 jit: Any = torch.jit
 
 
+def at_least_float(tensor: torch.Tensor) -> torch.dtype:
+    """float32, or float64 where a tensor is that already; for scripted functions too."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 def scripted(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, run by torch: operation by operation as it is written, with nothing rearranged.
 
