@@ -135,12 +135,13 @@ class World:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Start the daemon, end it in any case."""
-        self.start()
-        try:
-            yield
-        finally:
-            self.end()
+        """Start the daemon; end it, and the client's connections, in any case."""
+        with self.client:
+            self.start()
+            try:
+                yield
+            finally:
+                self.end()
 
     def start(self) -> None:
         """Start the daemon; its output is appended to the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -63,3 +64,18 @@ def test_extra_settings_reach_the_daemon(tmp_path: Path) -> None:
     assert config.engine.url == f"http://127.0.0.1:{world.engine_port}"
     assert world.client.timeout == 480
     world.client.close()
+
+
+@pytest.mark.parametrize("failure", [None, DemoFailed("a step does not hold")])
+def test_however_it_ends_the_daemon_is_ended_and_the_client_holds_no_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: DemoFailed | None
+) -> None:
+    world, done = World(tmp_path), list[str]()
+    monkeypatch.setattr(world, "start", lambda: done.append("started"))
+    monkeypatch.setattr(world, "end", lambda: done.append("ended"))
+    with contextlib.suppress(DemoFailed), world.running():
+        assert not world.client.is_closed()
+        if failure is not None:
+            raise failure
+    assert done == ["started", "ended"]
+    assert world.client.is_closed()
